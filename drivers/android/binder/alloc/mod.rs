@@ -1,0 +1,688 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The transaction buffers of a process.
+//!
+//! A process maps an area; each transaction to it gets a buffer in there: a range of bytes that the
+//! driver writes and the process reads. This module decides where buffers lie, makes sure that there are
+//! pages below them, and gives back the pages that no buffer lies on when memory is short.
+//!
+//! ```text
+//!              driver (process.rs, allocation.rs)
+//!                 |
+//!              mod.rs      BufferAllocator, Buffer
+//!                 |
+//!    ranges.rs  oneway.rs  pages.rs       which bytes, whose budget, which pages: plain data
+//!                             |
+//!               install.rs  reclaim.rs    bring pages, take pages away
+//!                       |   |
+//!                       vma.rs            map them, unmap them
+//! ```
+//!
+//! # Locks
+//!
+//! From the outside in:
+//!
+//! 1. mmap lock or VMA lock of the process that has the area;
+//! 2. the area's lock, a spinlock: everything in [`AreaState`];
+//! 3. the LRU lock.
+//!
+//! Reclaim comes from the inside: it finds a page by the LRU, with the LRU lock held, and only tries the
+//! area's lock; it holds neither when it tries the VMA lock. No memory is allocated with the area's lock
+//! held, and the process lock of the driver isn't needed for anything here.
+
+use core::{
+    cmp::min,
+    mem::{size_of, size_of_val, MaybeUninit},
+    ops::Range,
+    ptr, //
+};
+
+use kernel::{
+    bindings,
+    mm::{virt, Mm},
+    new_condvar,
+    new_spinlock,
+    page::{Page, PAGE_SHIFT, PAGE_SIZE},
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print,
+    sync::{
+        aref::ARef,
+        lock::spinlock::SpinLockGuard,
+        Arc,
+        CondVar,
+        SpinLock, //
+    },
+    task::Pid,
+    transmute::FromBytes,
+    uaccess::UserSliceReader, //
+};
+
+use crate::allocation::AllocationInfo;
+
+mod install;
+mod oneway;
+mod pages;
+mod ranges;
+pub(crate) mod reclaim;
+mod slots;
+mod vma;
+
+use self::{
+    oneway::Oneway,
+    pages::{Claim, PageTable},
+    ranges::{Meta, Ranges},
+    vma::Window, //
+};
+
+pub(crate) use self::pages::IdleLru;
+
+/// No more of an area than this is used, as in the C driver.
+const MAX_SIZE: usize = bindings::SZ_4M as usize;
+
+/// What a buffer's size and address are multiples of; also the least size, so that each buffer has an
+/// address of its own.
+const ALIGN: usize = size_of::<usize>();
+
+/// A range of bytes in the area of a process, which the kernel has for itself.
+///
+/// Made by [`BufferAllocator::reserve`]. It ends either in the hands of the process, by
+/// [`BufferAllocator::commit`], or by [`BufferAllocator::release`].
+///
+/// # Invariants
+///
+/// While the value exists, the range is reserved in the area, and all pages that it lies on are in use
+/// (or being brought into use, before [`BufferAllocator::reserve`] returns it).
+pub(crate) struct Buffer {
+    offset: usize,
+    size: usize,
+    /// Where the process sees it.
+    address: usize,
+    debug_id: usize,
+}
+
+impl Buffer {
+    /// Bytes, a multiple of the pointer size.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The address of the first byte for the process that has the area.
+    pub(crate) fn address(&self) -> usize {
+        self.address
+    }
+
+    pub(crate) fn debug_id(&self) -> usize {
+        self.debug_id
+    }
+
+    /// The indices of the pages that it lies on.
+    fn pages(&self) -> Range<usize> {
+        self.offset >> PAGE_SHIFT..(self.offset + self.size).div_ceil(PAGE_SIZE)
+    }
+}
+
+/// What a buffer is wanted for.
+#[derive(Clone, Copy)]
+pub(crate) struct Request {
+    /// Bytes; rounded up to a multiple of the pointer size, and to that at least.
+    pub(crate) size: usize,
+    pub(crate) debug_id: usize,
+    /// Whether it counts against the half of the area that oneway transactions may take.
+    pub(crate) is_oneway: bool,
+    /// Who sends it.
+    pub(crate) pid: Pid,
+}
+
+/// The memory that a process mapped to receive transactions in: once mapped, an area stays the only one
+/// of its allocator.
+#[pin_data]
+pub(crate) struct Area {
+    /// Who pays for the pages, and where they are mapped.
+    mm: ARef<Mm>,
+    lru: Arc<IdleLru>,
+    #[pin]
+    state: SpinLock<AreaState>,
+    /// Somebody waits, and a page isn't installing or isolated any more.
+    #[pin]
+    settled: CondVar,
+}
+
+/// What the area's lock protects.
+struct AreaState {
+    /// Set once, by mmap.
+    mapped: Option<Mapped>,
+    /// No new buffers: the mapping or the process is gone.
+    closed: bool,
+    /// Nothing goes on the LRU any more.
+    torn_down: bool,
+    /// How many threads wait for `settled`.
+    waiters: usize,
+}
+
+struct Mapped {
+    window: Window,
+    ranges: Ranges<AllocationInfo>,
+    oneway: Oneway,
+    pages: PageTable,
+}
+
+impl Area {
+    /// Refuses new buffers from now on.
+    fn close(&self) {
+        self.state.lock().closed = true;
+    }
+
+    /// Unlocks the area after pages have stopped to be installing or isolated.
+    fn settle(&self, state: SpinLockGuard<'_, AreaState>) {
+        let waiters = state.waiters > 0;
+        drop(state);
+        if waiters {
+            self.settled.notify_all();
+        }
+    }
+
+    /// Frees the idle pages, and those in use too if `all`. Nothing maps the area any more.
+    fn tear_down(&self, all: bool) {
+        let mut from = 0;
+        loop {
+            let mut state = self.state.lock();
+            state.closed = true;
+            state.torn_down |= all;
+            let page = state
+                .mapped
+                .as_mut()
+                .and_then(|mapped| mapped.pages.tear_down(&mut from, all, &self.lru));
+            drop(state);
+            // It is freed here, without the lock.
+            if page.is_none() {
+                break;
+            }
+        }
+    }
+}
+
+/// The transaction buffers of one process (strictly: of one open file).
+///
+/// All methods may be called from any process, and without any lock unless they say so.
+///
+/// # Invariants
+///
+/// No slot of the area's page table is linked in the LRU once this is dropped.
+pub(crate) struct BufferAllocator {
+    area: Arc<Area>,
+}
+
+impl BufferAllocator {
+    /// Makes the allocator of the current process, whose idle pages go on `lru`. Nothing can be
+    /// allocated before [`map`](Self::map). May sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `ESRCH`: the current thread has no mm.
+    /// - `ENOMEM`.
+    pub(crate) fn new(lru: Arc<IdleLru>) -> Result<Self> {
+        let mm = ARef::from(&**kernel::current!().mm().ok_or(ESRCH)?);
+        let area = Arc::pin_init(
+            pin_init!(Area {
+                mm,
+                lru,
+                state <- new_spinlock!(
+                    AreaState {
+                        mapped: None,
+                        closed: false,
+                        torn_down: false,
+                        waiters: 0,
+                    },
+                    "binder_alloc::Area::state"
+                ),
+                settled <- new_condvar!("binder_alloc::Area::settled"),
+            }),
+            GFP_KERNEL,
+        )?;
+        Ok(Self { area })
+    }
+
+    /// Takes `vma` as the mapping of the area, of which the first 4 MiB are used.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: it is a mapping in another process.
+    /// - `EBUSY`: there was a mapping before; it doesn't matter whether there still is.
+    /// - `ENOMEM`.
+    ///
+    /// # Context
+    ///
+    /// In the mmap file operation.
+    pub(crate) fn map(&self, vma: &virt::VmaNew) -> Result {
+        let area = &*self.area;
+        if !ptr::eq::<Mm>(&*area.mm, &**vma.mm()) {
+            return Err(EINVAL);
+        }
+        let size = min(vma.end() - vma.start(), MAX_SIZE);
+        let pages = PageTable::new(size >> PAGE_SHIFT)?;
+
+        let mut state = area.state.lock();
+        if state.mapped.is_some() {
+            return Err(EBUSY);
+        }
+        state.mapped = Some(Mapped {
+            window: Window::adopt(vma, area),
+            ranges: Ranges::new(size),
+            oneway: Oneway::new(size),
+            pages,
+        });
+        Ok(())
+    }
+}
+
+/// More memory for the data that is kept under the area's lock.
+enum Growth {
+    Ranges(ranges::Grown<AllocationInfo>),
+    Oneway(oneway::Grown),
+}
+
+/// Why there is no buffer.
+enum Refused {
+    NoSpace,
+    /// To be allocated without the lock.
+    Ranges(slots::GrowRequest<ranges::Range<AllocationInfo>>),
+    Oneway(slots::GrowRequest<oneway::Tally>),
+}
+
+impl From<ranges::ReserveError<AllocationInfo>> for Refused {
+    fn from(refused: ranges::ReserveError<AllocationInfo>) -> Self {
+        match refused {
+            slots::Refused::NoSpace => Refused::NoSpace,
+            slots::Refused::NeedGrow(request) => Refused::Ranges(request),
+        }
+    }
+}
+
+impl From<oneway::ChargeError> for Refused {
+    fn from(refused: oneway::ChargeError) -> Self {
+        match refused {
+            slots::Refused::NoSpace => Refused::NoSpace,
+            slots::Refused::NeedGrow(request) => Refused::Oneway(request),
+        }
+    }
+}
+
+impl Refused {
+    /// Allocates what is missing. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOSPC`: no memory would help.
+    /// - `ENOMEM`.
+    fn alloc(self) -> Result<Growth> {
+        match self {
+            Refused::NoSpace => Err(ENOSPC),
+            Refused::Ranges(request) => Ok(Growth::Ranges(request.alloc()?)),
+            Refused::Oneway(request) => Ok(Growth::Oneway(request.alloc()?)),
+        }
+    }
+}
+
+impl Mapped {
+    /// Places a buffer of `size` bytes and charges it. Says where it is, and whether its sender is
+    /// suspected of oneway spam.
+    ///
+    /// Memory that isn't needed any more goes to `unused`, to be dropped without the lock.
+    fn reserve(
+        &mut self,
+        size: usize,
+        meta: Meta,
+        unused: &mut Option<Growth>,
+    ) -> Result<(usize, bool), Refused> {
+        // Tell the usual failure, a lack of oneway space, before anything has to be undone.
+        if meta.is_oneway && self.oneway.free_space() < size {
+            return Err(Refused::NoSpace);
+        }
+        let offset = self.ranges.reserve(size, meta)?.offset;
+        if !meta.is_oneway {
+            return Ok((offset, false));
+        }
+        match self.oneway.charge(size, meta.pid) {
+            Ok(suspect) => Ok((offset, suspect)),
+            Err(refused) => {
+                let released = self.ranges.release(offset).ok();
+                *unused = released
+                    .and_then(|released| released.memory)
+                    .map(Growth::Ranges);
+                Err(refused.into())
+            }
+        }
+    }
+
+    /// Takes in more memory. What comes back is to be dropped without the lock.
+    fn grow(&mut self, growth: Growth) -> Growth {
+        match growth {
+            Growth::Ranges(grown) => Growth::Ranges(self.ranges.grow(grown)),
+            Growth::Oneway(grown) => Growth::Oneway(self.oneway.grow(grown)),
+        }
+    }
+}
+
+impl BufferAllocator {
+    /// Reserves a buffer, with all its pages. Says, too, whether its sender is to be told that it is
+    /// suspected of oneway spam.
+    ///
+    /// # Errors
+    ///
+    /// - `ESRCH`: there is no mapping, or not any more.
+    /// - `ENOSPC`: no free range is large enough, or the oneway space doesn't suffice.
+    /// - `ENOMEM`: the system, or the memory cgroup of the process that has the area, has no memory.
+    /// - `EINVAL`: the size overflows.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    pub(crate) fn reserve(&self, request: Request) -> Result<(Buffer, bool)> {
+        let size = request
+            .size
+            .max(ALIGN)
+            .checked_next_multiple_of(ALIGN)
+            .ok_or(EINVAL)?;
+        let meta = Meta {
+            debug_id: request.debug_id,
+            pid: request.pid,
+            is_oneway: request.is_oneway,
+        };
+
+        let mut growth = None;
+        let (buffer, suspect, claim) = loop {
+            let mut state = self.area.state.lock();
+            if state.closed {
+                return Err(ESRCH);
+            }
+            let mapped = state.mapped.as_mut().ok_or(ESRCH)?;
+            let replaced = growth.take().map(|growth| mapped.grow(growth));
+            let mut unused = None;
+            match mapped.reserve(size, meta, &mut unused) {
+                Ok((offset, suspect)) => {
+                    // INVARIANT: The range is reserved; its pages come before this method returns.
+                    let buffer = Buffer {
+                        offset,
+                        size,
+                        address: mapped.window.start + offset,
+                        debug_id: request.debug_id,
+                    };
+                    let claim = mapped.pages.claim(buffer.pages());
+                    drop(state);
+                    drop(replaced);
+                    break (buffer, suspect, claim);
+                }
+                Err(refused) => {
+                    drop(state);
+                    drop((replaced, unused));
+                    growth = Some(refused.alloc()?);
+                }
+            }
+        };
+
+        if claim == Claim::Missing {
+            if let Err(err) = self.area.as_arc_borrow().install(buffer.pages()) {
+                self.release(buffer);
+                return Err(err);
+            }
+        }
+        Ok((buffer, suspect))
+    }
+
+    /// Gives `buffer` to the process, which gives it back with [`existing`](Self::existing). `data` stays
+    /// with it.
+    pub(crate) fn commit(&self, buffer: Buffer, data: Option<AllocationInfo>) {
+        let mut state = self.area.state.lock();
+        let Some(mapped) = state.mapped.as_mut() else {
+            return;
+        };
+        let result = mapped.ranges.commit(buffer.offset, data);
+        drop(state);
+        // What it refers to may take locks when it is dropped.
+        if result.is_err() {
+            pr_err!("buffer {} isn't reserved\n", buffer.debug_id);
+        }
+    }
+
+    /// Takes the buffer at `address` back from the process, and what [`commit`](Self::commit) left with
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: the process has no buffer that begins there.
+    pub(crate) fn existing(&self, address: usize) -> Result<(Buffer, Option<AllocationInfo>)> {
+        let mut state = self.area.state.lock();
+        let mapped = state.mapped.as_mut().ok_or(ENOENT)?;
+        let offset = address.checked_sub(mapped.window.start).ok_or(ENOENT)?;
+        let existing = mapped.ranges.existing(offset)?;
+        Ok(mapped.taken_back(offset, existing))
+    }
+
+    /// Frees `buffer`. Pages that no other buffer lies on become idle.
+    ///
+    /// # Context
+    ///
+    /// Doesn't sleep.
+    pub(crate) fn release(&self, buffer: Buffer) {
+        let mut state = self.area.state.lock();
+        let Some(mapped) = state.mapped.as_mut() else {
+            return;
+        };
+        let Ok(released) = mapped.ranges.release(buffer.offset) else {
+            drop(state);
+            pr_err!("buffer {} isn't reserved\n", buffer.debug_id);
+            return;
+        };
+        let tallies = if released.is_oneway {
+            mapped.oneway.uncharge(released.size, released.pid)
+        } else {
+            None
+        };
+        mapped.pages.make_idle(released.pages, &self.area.lru);
+        drop(state);
+        // Memory that isn't needed any more is freed without the lock.
+        drop(released.memory);
+        drop(tallies);
+    }
+
+    /// Refuses new buffers from now on: the process is going away.
+    pub(crate) fn close(&self) {
+        self.area.close();
+    }
+
+    /// Takes back a buffer that the process had, after [`close`](Self::close); `None` when there is none
+    /// left.
+    pub(crate) fn take_next(&self) -> Option<(Buffer, Option<AllocationInfo>)> {
+        let mut state = self.area.state.lock();
+        let mapped = state.mapped.as_mut()?;
+        let (offset, existing) = mapped.ranges.take_next()?;
+        Some(mapped.taken_back(offset, existing))
+    }
+
+    /// Frees the idle pages, after [`close`](Self::close), when the file has been released and thus the
+    /// mapping is gone.
+    pub(crate) fn free_idle_pages(&self) {
+        self.area.tear_down(false);
+    }
+}
+
+impl Mapped {
+    fn taken_back(
+        &self,
+        offset: usize,
+        existing: ranges::Existing<AllocationInfo>,
+    ) -> (Buffer, Option<AllocationInfo>) {
+        // INVARIANT: The range is reserved again, and its pages have stayed in use all the time.
+        let buffer = Buffer {
+            offset,
+            size: existing.size,
+            address: self.window.start + offset,
+            debug_id: existing.debug_id,
+        };
+        (buffer, existing.data)
+    }
+}
+
+/// Access to the bytes of a buffer. The process may have it mapped, but can't write to it.
+impl BufferAllocator {
+    /// Calls `f` for each piece of `len` bytes at `offset` of `buffer` that lies in one page: with the
+    /// page, the offset in it, and the length.
+    fn for_each_piece(
+        &self,
+        buffer: &Buffer,
+        offset: usize,
+        len: usize,
+        mut f: impl FnMut(&Page, usize, usize) -> Result,
+    ) -> Result {
+        let end = offset.checked_add(len).ok_or(EFAULT)?;
+        if end > buffer.size {
+            return Err(EFAULT);
+        }
+        let end = buffer.offset + end;
+        let mut at = buffer.offset + offset;
+        while at < end {
+            let in_page = at % PAGE_SIZE;
+            let piece = min(end - at, PAGE_SIZE - in_page);
+            let page = {
+                let state = self.area.state.lock();
+                let mapped = state.mapped.as_ref().ok_or(EFAULT)?;
+                mapped
+                    .pages
+                    .in_use(at >> PAGE_SHIFT, buffer)
+                    .ok_or(EFAULT)?
+            };
+            f(&page, in_page, piece)?;
+            at += piece;
+        }
+        Ok(())
+    }
+
+    /// Copies `len` bytes from userspace to `offset` of `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT`: the range isn't all in the buffer, or the bytes can't be read.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    pub(crate) fn copy_from_user(
+        &self,
+        buffer: &Buffer,
+        reader: &mut UserSliceReader,
+        offset: usize,
+        len: usize,
+    ) -> Result {
+        self.for_each_piece(buffer, offset, len, |page, offset, len| {
+            // SAFETY: The bytes are the kernel's alone while there is a `Buffer`, and nobody else works
+            // on them while it is borrowed here: the driver lets one thread at a time have it.
+            unsafe { page.copy_from_user_slice_raw(reader, offset, len) }
+        })
+    }
+
+    /// Reads a value at `offset` of `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT`: the value isn't all in the buffer.
+    pub(crate) fn read<T: FromBytes>(&self, buffer: &Buffer, offset: usize) -> Result<T> {
+        let mut out = MaybeUninit::<T>::uninit();
+        let mut dst = out.as_mut_ptr().cast::<u8>();
+        self.for_each_piece(buffer, offset, size_of::<T>(), |page, offset, len| {
+            // SAFETY: The pieces together are as long as `out`. As for the page, see `copy_from_user`.
+            unsafe {
+                page.read_raw(dst, offset, len)?;
+                dst = dst.add(len);
+            }
+            Ok(())
+        })?;
+        // SAFETY: All bytes have been written, and any bytes will do for this type.
+        Ok(unsafe { out.assume_init() })
+    }
+
+    /// Writes a value at `offset` of `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT`: the value doesn't fit into the buffer there.
+    pub(crate) fn write<T: ?Sized>(&self, buffer: &Buffer, offset: usize, value: &T) -> Result {
+        let mut src = ptr::from_ref(value).cast::<u8>();
+        self.for_each_piece(buffer, offset, size_of_val(value), |page, offset, len| {
+            // SAFETY: The pieces together are as long as `value`. As for the page, see
+            // `copy_from_user`.
+            unsafe {
+                page.write_raw(src, offset, len)?;
+                src = src.add(len);
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes zeroes to all of `buffer`.
+    pub(crate) fn fill_zero(&self, buffer: &Buffer) -> Result {
+        self.for_each_piece(buffer, 0, buffer.size, |page, offset, len| {
+            // SAFETY: See `copy_from_user`.
+            unsafe { page.fill_zero_raw(offset, len) }
+        })
+    }
+}
+
+/// The debug files.
+impl BufferAllocator {
+    /// Prints the buffers.
+    pub(crate) fn debug_print(&self, m: &SeqFile) {
+        let state = self.area.state.lock();
+        let Some(mapped) = &state.mapped else {
+            return;
+        };
+        for buffer in mapped.ranges.iter() {
+            seq_print!(
+                m,
+                "  buffer {}: {:x} size {} pid {}",
+                buffer.meta.debug_id,
+                buffer.offset,
+                buffer.size,
+                buffer.meta.pid,
+            );
+            if buffer.meta.is_oneway {
+                seq_print!(m, " oneway");
+            }
+            seq_print!(
+                m,
+                "{}",
+                if buffer.is_allocated {
+                    " allocated\n"
+                } else {
+                    " reserved\n"
+                }
+            );
+        }
+    }
+
+    /// Prints how much of the area is in use for what.
+    pub(crate) fn debug_print_stats(&self, m: &SeqFile) {
+        let state = self.area.state.lock();
+        let Some(mapped) = &state.mapped else {
+            return;
+        };
+        let free = mapped.oneway.free_space();
+        let counts = mapped.pages.counts();
+        seq_print!(m, "  free oneway space: {free}\n");
+        seq_print!(m, "  buffers: {}\n", mapped.ranges.count());
+        seq_print!(
+            m,
+            "  pages: {}:{}:{}\n",
+            counts.in_use,
+            counts.idle,
+            counts.absent
+        );
+        seq_print!(m, "  pages high watermark: {}\n", mapped.pages.high());
+    }
+}
+
+impl Drop for BufferAllocator {
+    fn drop(&mut self) {
+        self.area.tear_down(true);
+    }
+}

@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which pages of an area are there, and what state each is in.
+//!
+//! # States
+//!
+//! | state      | page  | on the LRU | what it means                                               |
+//! |------------|-------|------------|-------------------------------------------------------------|
+//! | absent     | none  | no         | nothing is mapped                                           |
+//! | installing | maybe | no         | the one thread that made it so allocates and maps the page  |
+//! | in use     | yes   | maybe      | a buffer lies on it                                         |
+//! | idle       | yes   | yes        | no buffer lies on it; reclaim may take it                   |
+//! | isolated   | taken | no         | the one reclaimer that made it so unmaps and frees the page |
+//!
+//! # Who moves a page from where to where
+//!
+//! Each move is made with the area's lock held, and there are no others.
+//!
+//! | from                   | to         | by                                                      |
+//! |------------------------|------------|---------------------------------------------------------|
+//! | idle                   | in use     | a thread that reserves a buffer                         |
+//! | absent                 | installing | a thread that reserves a buffer                         |
+//! | installing             | in use     | the same thread, when all pages of the buffer are there |
+//! | installing             | absent     | the same thread, when that failed                       |
+//! | in use                 | idle       | the thread that releases the last buffer on the page    |
+//! | idle                   | isolated   | reclaim, which holds the LRU lock too if it came by it  |
+//! | isolated               | absent     | the same reclaimer, once the page is unmapped           |
+//! | isolated               | idle       | the same reclaimer, when it can't unmap the page now    |
+//! | in use, idle           | absent     | teardown, when nothing maps the area any more           |
+//!
+//! Nobody waits while it has made a page installing or isolated, so a thread may wait for the end of
+//! both ([`PageTable::in_transit`]).
+//!
+//! # A page in use may stay on the LRU
+//!
+//! A page that goes back into use soon needs no LRU operation: it stays linked until reclaim meets
+//! it there and unlinks it. The link is taken away under the area's lock only, so that whether a slot
+//! is linked can be asked without the LRU lock.
+
+use core::{
+    marker::PhantomPinned,
+    mem::{align_of, size_of},
+    ops::Range,
+    pin::Pin,
+    ptr::{self, NonNull}, //
+};
+
+use kernel::{
+    list_lru::{ListLru, LruLinks},
+    memcontrol::MemCgroup,
+    page::{BorrowedPage, Page},
+    prelude::*,
+    sync::{
+        atomic::{ordering::Relaxed, Atomic},
+        rcu,
+        ArcBorrow, //
+    }, //
+};
+
+use super::{Area, Buffer};
+
+/// The LRU of idle pages of all areas.
+pub(crate) type IdleLru = ListLru<Slot>;
+
+/// What state a page is in; the module documentation has the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum State {
+    Absent,
+    Installing,
+    InUse,
+    Idle,
+    Isolated,
+}
+
+/// The low bits of a page pointer, which hold the state.
+const STATE_MASK: usize = 7;
+const _: () = assert!(align_of::<kernel::bindings::page>() > STATE_MASK);
+
+/// The place of one page of an area: its state, the page if there is one, its link in the LRU.
+///
+/// # Invariants
+///
+/// - `word` is a state, or'd with the pointer to a page that the slot owns, or with null.
+/// - In the states in use and idle there is a page; absent and isolated there is none.
+/// - The slot is linked only in the states in use and idle, and always when idle.
+/// - `word` changes only under the area's lock.
+#[pin_data]
+#[repr(C)]
+pub(crate) struct Slot {
+    #[pin]
+    links: LruLinks,
+    word: Atomic<usize>,
+}
+
+kernel::list_lru::impl_lru_item! {
+    // The node of a page never changes. Its memcg is changed by reparenting only, as for any page. A slot
+    // keeps its page while it is linked.
+    unsafe impl LruItem for Slot {
+        using LruLinks { self.links };
+
+        fn nid(&self) -> i32 {
+            self.page().map_or(0, |page| page.nid())
+        }
+
+        fn memcg<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a MemCgroup> {
+            MemCgroup::of_page(&*self.page()?, guard)
+        }
+    }
+}
+
+impl Slot {
+    fn new() -> impl PinInit<Self> {
+        // INVARIANT: Absent, without a page, and not linked.
+        pin_init!(Self {
+            links <- LruLinks::new(),
+            word: Atomic::new(State::Absent as usize),
+        })
+    }
+
+    fn state(&self) -> State {
+        match self.word.load(Relaxed) & STATE_MASK {
+            0 => State::Absent,
+            1 => State::Installing,
+            2 => State::InUse,
+            3 => State::Idle,
+            // By the type invariants there is no other value.
+            _ => State::Isolated,
+        }
+    }
+
+    fn raw_page(&self) -> Option<NonNull<kernel::bindings::page>> {
+        NonNull::new((self.word.load(Relaxed) & !STATE_MASK) as *mut _)
+    }
+
+    /// The page on this slot, if there is one.
+    fn page(&self) -> Option<BorrowedPage<'_>> {
+        // SAFETY: By the type invariants the slot owns the page. The caller either has the area's
+        // lock, or holds a buffer on the page, or the slot is linked and the LRU is locked: in none
+        // of the cases is the page taken off the slot.
+        self.raw_page()
+            .map(|raw| unsafe { BorrowedPage::from_raw(raw) })
+    }
+
+    /// Changes the state; the page stays what it is.
+    fn set_state(&self, state: State) {
+        let page = self.word.load(Relaxed) & !STATE_MASK;
+        self.word.store(page | state as usize, Relaxed);
+    }
+
+    /// Puts `page` on the slot, which has none.
+    fn put(&self, page: Page, state: State) {
+        debug_assert!(self.raw_page().is_none());
+        // INVARIANT: The slot takes up the ownership of the page.
+        let raw = page.into_raw().as_ptr() as usize;
+        self.word.store(raw | state as usize, Relaxed);
+    }
+
+    /// Takes the page off the slot, which isn't linked.
+    fn take(&self, state: State) -> Option<Page> {
+        let raw = self.raw_page();
+        // INVARIANT: The slot gives up the ownership of the page.
+        self.word.store(state as usize, Relaxed);
+        // SAFETY: The slot owned the page, and has just forgotten it.
+        raw.map(|raw| unsafe { Page::from_raw(raw) })
+    }
+
+    /// The area that this slot belongs to, as [`Arc::into_raw`] gives it, and its page index in there.
+    ///
+    /// The area is there at least as long as the slot is linked.
+    ///
+    /// [`Arc::into_raw`]: kernel::sync::Arc::into_raw
+    pub(super) fn whose(&self) -> (*const Area, usize) {
+        let slot = ptr::from_ref(self);
+        // A chunk is aligned to its size, so it begins where the slot's address is rounded down to.
+        let chunk = slot
+            .map_addr(|addr| addr & !(align_of::<Chunk>() - 1))
+            .cast::<Chunk>();
+        // SAFETY: Every slot lies in the array of a chunk, by the only constructor of chunks. What is
+        // read of it never changes.
+        let (owner, first, slots) =
+            unsafe { ((*chunk).owner, (*chunk).first, &raw const (*chunk).slots) };
+        // SAFETY: Both pointers point into the array `slots`.
+        let nth = unsafe { slot.offset_from(slots.cast::<Slot>()) } as usize;
+        (owner, first + nth)
+    }
+}
+
+/// How many slots lie together: as many as fit into 256 bytes with the two words before them.
+const SLOTS: usize = 10;
+
+/// The slots of a few adjoining pages.
+///
+/// A slot has no room for a pointer to its area. It finds it at the beginning of the chunk, which is
+/// aligned to its size for that purpose.
+///
+/// # Invariants
+///
+/// - `owner` is the area whose page table has this chunk, as [`Arc::into_raw`] gives it, and `first`
+///   is the page index of the first slot there. Both never change.
+/// - The reference of the [`BufferAllocator`] to the area outlives every link of a slot: it unlinks
+///   them all before it lets go of the area.
+///
+/// [`Arc::into_raw`]: kernel::sync::Arc::into_raw
+/// [`BufferAllocator`]: super::BufferAllocator
+#[pin_data]
+#[repr(C, align(256))]
+pub(super) struct Chunk {
+    owner: *const Area,
+    first: usize,
+    #[pin]
+    slots: [Slot; SLOTS],
+    /// The LRU points to the slots, and the slots find the chunk by their address.
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+const _: () = assert!(size_of::<Chunk>() == align_of::<Chunk>());
+
+// SAFETY: The area that `owner` points to is `Send` and `Sync`, and so is everything else.
+unsafe impl Send for Chunk {}
+// SAFETY: As above.
+unsafe impl Sync for Chunk {}
+
+impl Chunk {
+    /// Makes the chunk with page `index` in it, for the page table of `owner`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn new(owner: ArcBorrow<'_, Area>, index: usize) -> Result<Pin<KBox<Self>>> {
+        // INVARIANT: The caller puts the chunk into the page table of `owner`.
+        KBox::pin_init(
+            pin_init!(Self {
+                owner: ptr::from_ref(&*owner),
+                first: index - index % SLOTS,
+                slots <- pin_init::pin_init_array_from_fn(|_| Slot::new()),
+                _pin: PhantomPinned,
+            }),
+            GFP_KERNEL,
+        )
+    }
+}
+
+/// What a thread that reserved a buffer finds when it asks for its pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// They are all there and in use.
+    Ready,
+    /// Some have to be installed. Nothing has changed.
+    Missing,
+}
+
+/// How many pages of an area are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) in_use: usize,
+    pub(super) idle: usize,
+    pub(super) absent: usize,
+}
+
+/// The pages of an area.
+///
+/// Its memory follows the pages that were touched: a pointer for each [`SLOTS`] pages of the area, and
+/// a [`Chunk`] where there is a page, or was one.
+pub(super) struct PageTable {
+    chunks: KVec<Option<Pin<KBox<Chunk>>>>,
+    pages: usize,
+    /// One more than the highest page that a buffer ever needed to have installed.
+    high: usize,
+}
+
+impl PageTable {
+    /// Makes the table of an area of `pages` pages, all absent. May sleep.
+    pub(super) fn new(pages: usize) -> Result<Self> {
+        let chunks = pages.div_ceil(SLOTS);
+        let mut table = KVec::with_capacity(chunks, GFP_KERNEL)?;
+        for _ in 0..chunks {
+            table.push_within_capacity(None).map_err(|_| ENOMEM)?;
+        }
+        Ok(Self {
+            chunks: table,
+            pages,
+            high: 0,
+        })
+    }
+
+    fn slot(&self, index: usize) -> Option<&Slot> {
+        let chunk = self.chunks.get(index / SLOTS)?.as_ref()?;
+        Some(&chunk.slots[index % SLOTS])
+    }
+
+    /// The slots of `range` that exist.
+    fn slots(&self, range: Range<usize>) -> impl Iterator<Item = (usize, &Slot)> {
+        range.filter_map(|index| Some((index, self.slot(index)?)))
+    }
+
+    pub(super) fn state(&self, index: usize) -> State {
+        self.slot(index).map_or(State::Absent, Slot::state)
+    }
+
+    /// Page `index`, on which `buffer` lies.
+    pub(super) fn in_use<'b>(&self, index: usize, buffer: &'b Buffer) -> Option<BorrowedPage<'b>> {
+        let slot = self.slot(index)?;
+        if !buffer.pages().contains(&index) || slot.state() != State::InUse {
+            return None;
+        }
+        let raw = slot.raw_page()?;
+        // SAFETY: By the invariants of `Buffer`, all pages that it lies on stay in use while it exists,
+        // and a page in use isn't taken off its slot: teardown takes such pages too, but a buffer keeps
+        // the process, hence the area, from being torn down.
+        Some(unsafe { BorrowedPage::from_raw(raw) })
+    }
+
+    /// idle -> in use for all of `range`, if no page is missing.
+    pub(super) fn claim(&mut self, range: Range<usize>) -> Claim {
+        let there = |state| matches!(state, State::InUse | State::Idle);
+        if !range.clone().all(|index| there(self.state(index))) {
+            return Claim::Missing;
+        }
+        for (_, slot) in self.slots(range) {
+            slot.set_state(State::InUse);
+        }
+        Claim::Ready
+    }
+
+    /// Whether another thread is about to bring or to take away a page of `range`.
+    pub(super) fn in_transit(&self, mut range: Range<usize>) -> bool {
+        range.any(|index| matches!(self.state(index), State::Installing | State::Isolated))
+    }
+
+    /// The first page of `range` whose chunk isn't there.
+    pub(super) fn missing_chunk(&self, mut range: Range<usize>) -> Option<usize> {
+        range.find(|&index| self.slot(index).is_none())
+    }
+
+    /// Takes in a chunk that [`missing_chunk`](Self::missing_chunk) asked for, unless there is one now.
+    pub(super) fn add_chunk(&mut self, chunk: Pin<KBox<Chunk>>) {
+        self.chunks[chunk.first / SLOTS].get_or_insert(chunk);
+    }
+
+    /// idle -> in use, absent -> installing for all of `range`, of which nothing is in transit and no
+    /// chunk is missing.
+    pub(super) fn begin_install(&mut self, range: Range<usize>) {
+        let mut high = self.high;
+        for (index, slot) in self.slots(range) {
+            match slot.state() {
+                State::Idle => slot.set_state(State::InUse),
+                State::Absent => {
+                    slot.set_state(State::Installing);
+                    high = high.max(index + 1);
+                }
+                _ => {}
+            }
+        }
+        self.high = high;
+    }
+
+    /// The first adjoining pages of `range` that are installing and that have a page already, or have
+    /// none yet, `limit` at most.
+    pub(super) fn installing(
+        &self,
+        range: Range<usize>,
+        with_page: bool,
+        limit: usize,
+    ) -> Option<Range<usize>> {
+        let wanted = |index: usize| {
+            self.slot(index).is_some_and(|slot| {
+                slot.state() == State::Installing && slot.raw_page().is_some() == with_page
+            })
+        };
+        let start = range.clone().find(|&index| wanted(index))?;
+        let max = range.end.min(start.saturating_add(limit));
+        let end = (start..max).find(|&index| !wanted(index)).unwrap_or(max);
+        Some(start..end)
+    }
+
+    /// Puts pages that are mapped now on the installing slots from `start` on.
+    pub(super) fn installed(&mut self, start: usize, pages: impl Iterator<Item = Page>) {
+        for (index, page) in (start..).zip(pages) {
+            if let Some(slot) = self.slot(index) {
+                slot.put(page, State::Installing);
+            }
+        }
+    }
+
+    /// installing -> in use for all of `range`.
+    pub(super) fn finish_install(&mut self, range: Range<usize>) {
+        for (_, slot) in self.slots(range) {
+            if slot.state() == State::Installing {
+                slot.set_state(State::InUse);
+            }
+        }
+    }
+
+    /// installing -> absent for all of `range`; the pages that were there go to `pages`.
+    pub(super) fn abort_install(&mut self, range: Range<usize>, pages: &mut KVec<Page>) {
+        for (_, slot) in self.slots(range) {
+            if slot.state() != State::Installing {
+                continue;
+            }
+            if let Some(page) = slot.take(State::Absent) {
+                // Without room for it, it is freed here and now.
+                let _ = pages.push_within_capacity(page);
+            }
+        }
+    }
+
+    /// in use -> idle for the pages of `range` that are in use.
+    pub(super) fn make_idle(&mut self, range: Range<usize>, lru: &IdleLru) {
+        let idle = self
+            .slots(range)
+            .filter(|(_, slot)| slot.state() == State::InUse)
+            .map(|(_, slot)| {
+                slot.set_state(State::Idle);
+                slot
+            })
+            .filter(|slot| !slot.links.is_linked());
+        // SAFETY: The chunks are pinned, and are freed only after teardown, which unlinks all slots. A
+        // slot has a page, whose node never changes, until it is unlinked.
+        unsafe { lru.add_many(idle) };
+    }
+
+    /// idle -> isolated for a page that isn't on the LRU any more.
+    pub(super) fn isolate(&mut self, index: usize) -> Option<Page> {
+        let slot = self.slot(index)?;
+        if slot.state() != State::Idle {
+            return None;
+        }
+        slot.take(State::Isolated)
+    }
+
+    /// idle -> isolated for a page that is still on the LRU.
+    pub(super) fn unlink_and_isolate(&mut self, index: usize, lru: &IdleLru) -> Option<Page> {
+        let slot = self.slot(index)?;
+        if slot.state() != State::Idle {
+            return None;
+        }
+        // SAFETY: A slot is only ever linked to the one LRU of its area.
+        unsafe { lru.del(slot) };
+        slot.take(State::Isolated)
+    }
+
+    /// isolated -> idle: the page goes to the tail of the LRU.
+    pub(super) fn put_back(&mut self, index: usize, page: Page, lru: &IdleLru) {
+        if let Some(slot) = self.slot(index) {
+            slot.put(page, State::Idle);
+            // SAFETY: As in `make_idle`.
+            unsafe { lru.add(slot) };
+        }
+    }
+
+    /// isolated -> absent.
+    pub(super) fn removed(&mut self, index: usize) {
+        if let Some(slot) = self.slot(index) {
+            slot.set_state(State::Absent);
+        }
+    }
+
+    /// idle -> absent, and in use -> absent too if `all`, from page `*from` on: the page that has been
+    /// taken, for the caller to free; `None` when there is none left. Nothing maps the area any more.
+    pub(super) fn tear_down(&mut self, from: &mut usize, all: bool, lru: &IdleLru) -> Option<Page> {
+        while *from < self.pages {
+            let slot = self.slot(*from);
+            *from += 1;
+            let Some(slot) = slot else { continue };
+            let state = slot.state();
+            if state == State::Idle || (all && state == State::InUse) {
+                // SAFETY: A slot is only ever linked to the one LRU of its area.
+                unsafe { lru.del(slot) };
+                return slot.take(State::Absent);
+            }
+        }
+        None
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for index in 0..self.pages {
+            match self.state(index) {
+                State::InUse => counts.in_use += 1,
+                State::Idle => counts.idle += 1,
+                _ => counts.absent += 1,
+            }
+        }
+        counts
+    }
+
+    pub(super) fn high(&self) -> usize {
+        self.high
+    }
+}
+
+impl Drop for PageTable {
+    fn drop(&mut self) {
+        for (_, slot) in self.slots(0..self.pages) {
+            drop(slot.take(State::Absent));
+        }
+    }
+}
