@@ -66,6 +66,8 @@ mod pages;
 mod ranges;
 pub(crate) mod reclaim;
 mod slots;
+#[cfg(CONFIG_KUNIT)]
+mod tests;
 mod vma;
 
 use self::{

@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of the allocator on a real mapping, with an LRU of their own.
+
+use core::{
+    mem::ManuallyDrop,
+    ptr::{self, NonNull},
+};
+
+use kernel::{
+    bindings,
+    error::{from_err_ptr, to_result},
+    ffi::{c_int, c_ulong},
+    fs::File,
+    list_lru::new_list_lru,
+    memcontrol::MemCgroup,
+    mm::virt::VmaNew,
+    page::PAGE_SIZE,
+    prelude::*,
+    shrinker::{
+        Count,
+        Flag,
+        Options,
+        Scan,
+        ShrinkControl,
+        Shrinker,
+        UnregisteredShrinker, //
+    },
+    sync::{aref::ARef, Arc},
+    uaccess::UserSlice, //
+};
+
+use super::{pages::Counts, reclaim, Buffer, BufferAllocator, IdleLru, Request};
+use crate::{shrinker::IdlePages, AssertSync};
+
+/// A mapping of this many pages.
+const PAGES: usize = 64;
+
+/// An allocator that is mapped into the mm of the test's thread.
+struct Fixture {
+    alloc: ManuallyDrop<BufferAllocator>,
+    lru: Arc<IdleLru>,
+    address: usize,
+    file: ARef<File>,
+    /// Of the fixture that made the LRU, which refers to the id of the shrinker.
+    shrinker: Option<UnregisteredShrinker>,
+}
+
+static FOPS: AssertSync<bindings::file_operations> = AssertSync(bindings::file_operations {
+    mmap: Some(mmap_callback),
+    ..pin_init::zeroed()
+});
+
+/// # Safety
+///
+/// Called by mmap of a file that a [`Fixture`] made.
+unsafe extern "C" fn mmap_callback(
+    file: *mut bindings::file,
+    vma: *mut bindings::vm_area_struct,
+) -> c_int {
+    // SAFETY: The fixture gave its allocator to the file, and doesn't move or drop it while it maps.
+    let alloc = unsafe { &*(*file).private_data.cast::<BufferAllocator>() };
+    // SAFETY: The VMA is being set up.
+    let vma = unsafe { VmaNew::from_raw(vma) };
+    vma.set_mixedmap();
+    match alloc.map(vma) {
+        Ok(()) => 0,
+        Err(err) => err.to_errno(),
+    }
+}
+
+fn mmap(file: &File, len: usize) -> Result<usize> {
+    // SAFETY: The file is valid; the thread has an mm.
+    let address = unsafe {
+        bindings::vm_mmap(
+            file.as_ptr(),
+            0,
+            len,
+            bindings::PROT_READ as c_ulong,
+            bindings::MAP_PRIVATE as c_ulong,
+            0,
+        )
+    };
+    match to_result(address as c_int) {
+        Err(err) if address > usize::MAX - 4096 => Err(err),
+        _ => Ok(address),
+    }
+}
+
+fn munmap(address: usize, pages: usize) -> Result {
+    // SAFETY: The thread has an mm, and nothing in it but what these tests map.
+    to_result(unsafe { bindings::vm_munmap(address, pages * PAGE_SIZE) })
+}
+
+impl Fixture {
+    fn new() -> Result<Self> {
+        let options = Options {
+            flags: Flag::MemcgAware | Flag::NumaAware,
+            ..Options::default()
+        };
+        let shrinker = UnregisteredShrinker::alloc(fmt!("android-binder-kunit"), options)?;
+        let lru = Arc::pin_init(new_list_lru!(&shrinker), GFP_KERNEL)?;
+        let mut fixture = Self::on(lru)?;
+        fixture.shrinker = Some(shrinker);
+        Ok(fixture)
+    }
+
+    /// A fixture whose idle pages go on an LRU that exists already.
+    fn on(lru: Arc<IdleLru>) -> Result<Self> {
+        // SAFETY: KUnit calls tests in a kernel thread of their own, which may get an mm.
+        to_result(unsafe { bindings::kunit_attach_mm() })?;
+        let alloc = BufferAllocator::new(lru.clone())?;
+
+        // SAFETY: The operations are static. They get the allocator, of which `mmap` below takes care.
+        let file = from_err_ptr(unsafe {
+            bindings::anon_inode_getfile(
+                c"binder-alloc-kunit".as_char_ptr(),
+                &FOPS.0,
+                ptr::from_ref(&alloc).cast_mut().cast(),
+                bindings::O_RDWR as c_int,
+            )
+        })?;
+        // SAFETY: It is a new file, of which we have the only reference.
+        let file: ARef<File> = unsafe { ARef::from_raw(NonNull::new(file.cast()).ok_or(EINVAL)?) };
+        let address = mmap(&file, PAGES * PAGE_SIZE)?;
+        Ok(Self {
+            alloc: ManuallyDrop::new(alloc),
+            lru,
+            address,
+            file,
+            shrinker: None,
+        })
+    }
+
+    fn reserve(&self, size: usize) -> Result<Buffer> {
+        let request = Request {
+            size,
+            debug_id: 1,
+            is_oneway: false,
+            pid: 1,
+        };
+        Ok(self.alloc.reserve(request)?.0)
+    }
+
+    fn counts(&self) -> Counts {
+        let state = self.alloc.area.state.lock();
+        let mapped = state.mapped.as_ref();
+        mapped.map_or(Counts::default(), |mapped| mapped.pages.counts())
+    }
+
+    /// The first byte of page `index`, as the process sees it.
+    fn peek(&self, index: usize) -> Result<u8> {
+        let address = UserPtr::from_addr(self.address + index * PAGE_SIZE);
+        UserSlice::new(address, 1).reader().read()
+    }
+
+    /// Counts what is on the LRU of node 0.
+    fn count(&self) -> Count {
+        with_control(0, None, |sc| {
+            IdlePages::count_callback(self.lru.as_arc_borrow(), sc)
+        })
+    }
+
+    /// Scans the LRU of node 0. Says, too, what is reported as scanned.
+    fn scan(&self, nr_to_scan: usize) -> (Scan, usize) {
+        with_control(nr_to_scan, None, |sc| {
+            (reclaim::scan(&self.lru, sc), sc.nr_scanned())
+        })
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        // As in a process, the mapping goes first.
+        let _ = munmap(self.address, PAGES);
+        // SAFETY: It isn't used any more.
+        unsafe { ManuallyDrop::drop(&mut self.alloc) };
+        // Whatever the test left behind, nothing may stay on the LRU.
+        kernel::warn_on!(self.shrinker.is_some() && self.lru.count_node(0) != 0);
+    }
+}
+
+fn with_control<R>(
+    nr_to_scan: usize,
+    memcg: Option<&MemCgroup>,
+    f: impl FnOnce(&mut ShrinkControl) -> R,
+) -> R {
+    let mut sc = bindings::shrink_control {
+        gfp_mask: bindings::GFP_KERNEL,
+        nid: 0,
+        nr_to_scan,
+        nr_scanned: nr_to_scan,
+        memcg: memcg.map_or(ptr::null_mut(), |memcg| memcg.as_raw()),
+    };
+    // SAFETY: It is as the core would make it, and is used for nothing else meanwhile.
+    f(unsafe { ShrinkControl::from_raw_mut(&mut sc) })
+}
+
+fn counts(in_use: usize, idle: usize) -> Counts {
+    Counts {
+        in_use,
+        idle,
+        absent: PAGES - in_use - idle,
+    }
+}
+
+#[kunit_tests(rust_binder_alloc)]
+mod suite {
+    use super::*;
+
+    #[test]
+    fn a_released_buffer_leaves_idle_pages() -> Result {
+        let fixture = Fixture::new()?;
+        assert!(fixture.count() == Count::EMPTY);
+
+        let buffer = fixture.reserve(3 * PAGE_SIZE)?;
+        assert!(fixture.counts() == counts(3, 0));
+        assert!(fixture.count() == Count::EMPTY);
+
+        fixture.alloc.release(buffer);
+        assert!(fixture.counts() == counts(0, 3));
+        assert!(fixture.count() == Count::from_items(3));
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_back_in_use_stays_linked_until_a_scan_meets_it() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(2 * PAGE_SIZE)?;
+        fixture.alloc.release(buffer);
+        let buffer = fixture.reserve(2 * PAGE_SIZE)?;
+        fixture.alloc.write(&buffer, PAGE_SIZE, &7u8)?;
+        assert!(fixture.counts() == counts(2, 0));
+        assert!(fixture.count() == Count::from_items(2));
+
+        let (scan, scanned) = fixture.scan(100);
+        assert!(scan == Scan::freed(0));
+        assert!(scanned == 2);
+        assert!(fixture.count() == Count::EMPTY);
+        assert!(fixture.counts() == counts(2, 0));
+        assert!(fixture.alloc.read::<u8>(&buffer, PAGE_SIZE)? == 7);
+
+        fixture.alloc.release(buffer);
+        assert!(fixture.count() == Count::from_items(2));
+        Ok(())
+    }
+
+    #[test]
+    fn a_scan_frees_and_unmaps_idle_pages_only() -> Result {
+        let fixture = Fixture::new()?;
+        let first = fixture.reserve(PAGE_SIZE)?;
+        let second = fixture.reserve(2 * PAGE_SIZE)?;
+        fixture.alloc.write(&first, 0, &1u8)?;
+        fixture.alloc.write(&second, 0, &2u8)?;
+        assert!(fixture.peek(0)? == 1);
+        assert!(fixture.peek(1)? == 2);
+
+        fixture.alloc.release(second);
+        let (scan, scanned) = fixture.scan(100);
+        assert!(scan == Scan::freed(2));
+        assert!(scanned == 2);
+        assert!(fixture.counts() == counts(1, 0));
+        assert!(fixture.peek(0)? == 1);
+        assert!(fixture.peek(1).is_err());
+
+        // A page that comes again has nothing of the old contents.
+        let second = fixture.reserve(PAGE_SIZE)?;
+        assert!(fixture.peek(1)? == 0);
+        fixture.alloc.release(second);
+        fixture.alloc.release(first);
+        Ok(())
+    }
+
+    #[test]
+    fn a_scan_takes_idle_neighbours_along() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(16 * PAGE_SIZE)?;
+        fixture.alloc.release(buffer);
+
+        let (scan, scanned) = fixture.scan(1);
+        assert!(scan == Scan::freed(16));
+        assert!(scanned == 16);
+        assert!(fixture.count() == Count::EMPTY);
+        Ok(())
+    }
+
+    #[test]
+    fn a_scan_of_an_area_that_is_busy_stops() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(4 * PAGE_SIZE)?;
+        fixture.alloc.release(buffer);
+
+        let busy = fixture.alloc.area.state.lock();
+        let (scan, scanned) = fixture.scan(3);
+        drop(busy);
+        assert!(scan == Scan::STOP);
+        assert!(scanned == 3);
+        assert!(fixture.counts() == counts(0, 4));
+        assert!(fixture.count() == Count::from_items(4));
+        Ok(())
+    }
+
+    #[test]
+    fn a_busy_area_does_not_keep_another_from_being_scanned() -> Result {
+        let first = Fixture::new()?;
+        let second = Fixture::on(first.lru.clone())?;
+        // The busy one is at the head of the LRU, and has more than a small scan gets to see.
+        for (fixture, pages) in [(&first, 8), (&second, 4)] {
+            let buffer = fixture.reserve(pages * PAGE_SIZE)?;
+            fixture.alloc.release(buffer);
+        }
+
+        // A scan with a spinlock held must not sleep. It would to unmap pages, so let it find none.
+        munmap(second.address, PAGES)?;
+        let busy = first.alloc.area.state.lock();
+        let result = [first.scan(4), first.scan(4), first.scan(4)];
+        drop(busy);
+        assert!(result[0].0 == Scan::STOP);
+        assert!(second.counts() == counts(0, 0));
+        assert!(first.counts() == counts(0, 8));
+        Ok(())
+    }
+
+    #[test]
+    fn a_scan_of_nothing_stops() -> Result {
+        let fixture = Fixture::new()?;
+        let (scan, scanned) = fixture.scan(10);
+        assert!(scan == Scan::STOP);
+        assert!(scanned == 0);
+        Ok(())
+    }
+
+    #[test]
+    fn the_root_memcg_has_the_pages_that_nobody_is_charged_for() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(2 * PAGE_SIZE)?;
+        fixture.alloc.release(buffer);
+
+        let task = kernel::current!();
+        let mm = task.mm().ok_or(ESRCH)?;
+        // Without memory cgroups there is none to ask about.
+        let Some(root) = MemCgroup::from_mm(mm) else {
+            return Ok(());
+        };
+        let count = with_control(0, Some(&root), |sc| {
+            IdlePages::count_callback(fixture.lru.as_arc_borrow(), sc)
+        });
+        assert!(count == Count::from_items(2));
+        let scan = with_control(2, Some(&root), |sc| reclaim::scan(&fixture.lru, sc));
+        assert!(scan == Scan::freed(2));
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_below_two_buffers_stays_until_both_are_released() -> Result {
+        let fixture = Fixture::new()?;
+        let first = fixture.reserve(PAGE_SIZE / 2)?;
+        let second = fixture.reserve(PAGE_SIZE)?;
+        assert!(fixture.counts() == counts(2, 0));
+        fixture.alloc.release(first);
+        assert!(fixture.counts() == counts(2, 0));
+        fixture.alloc.release(second);
+        assert!(fixture.counts() == counts(0, 2));
+        Ok(())
+    }
+
+    #[test]
+    fn a_large_buffer_comes_in_several_batches() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(PAGES * PAGE_SIZE)?;
+        assert!(fixture.counts() == counts(PAGES, 0));
+        for page in 0..PAGES {
+            fixture.alloc.write(&buffer, page * PAGE_SIZE, &(page as u8))?;
+        }
+        for page in 0..PAGES {
+            assert!(fixture.peek(page)? == page as u8);
+        }
+        assert!(fixture.reserve(8).err() == Some(ENOSPC));
+        fixture.alloc.release(buffer);
+
+        let (scan, scanned) = fixture.scan(PAGES);
+        assert!(scan == Scan::freed(PAGES));
+        assert!(scanned == PAGES);
+        Ok(())
+    }
+
+    #[test]
+    fn a_value_may_lie_across_pages() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(2 * PAGE_SIZE)?;
+        let value = 0x0123_4567_89ab_cdefu64;
+        fixture.alloc.write(&buffer, PAGE_SIZE - 4, &value)?;
+        assert!(fixture.alloc.read::<u64>(&buffer, PAGE_SIZE - 4)? == value);
+        assert!(fixture.alloc.write(&buffer, 2 * PAGE_SIZE - 4, &value) == Err(EFAULT));
+        assert!(fixture.alloc.write(&buffer, usize::MAX, &value) == Err(EFAULT));
+        fixture.alloc.fill_zero(&buffer)?;
+        assert!(fixture.alloc.read::<u64>(&buffer, PAGE_SIZE - 4)? == 0);
+        fixture.alloc.release(buffer);
+        Ok(())
+    }
+
+    #[test]
+    fn an_area_is_mapped_only_once() -> Result {
+        let fixture = Fixture::new()?;
+        // The file points to where the allocator was before it was moved into the fixture.
+        // SAFETY: The file is ours, and the allocator stays where it is from now on.
+        unsafe {
+            (*fixture.file.as_ptr()).private_data =
+                ptr::from_ref(&*fixture.alloc).cast_mut().cast()
+        };
+        assert!(mmap(&fixture.file, PAGE_SIZE).err() == Some(EBUSY));
+        Ok(())
+    }
+
+    #[test]
+    fn munmap_ends_it_and_idle_pages_can_still_be_freed() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(4 * PAGE_SIZE)?;
+        fixture.alloc.release(buffer);
+        munmap(fixture.address, PAGES)?;
+
+        assert!(fixture.reserve(8).err() == Some(ESRCH));
+        let (scan, _) = fixture.scan(100);
+        assert!(scan == Scan::freed(4));
+        Ok(())
+    }
+
+    #[test]
+    fn a_hole_in_the_mapping_fails_the_buffer_and_nothing_else() -> Result {
+        let fixture = Fixture::new()?;
+        let first = fixture.reserve(PAGE_SIZE)?;
+        munmap(fixture.address + 3 * PAGE_SIZE, 1)?;
+        // A part of the mapping is still there. Pretend that nobody told us of the hole.
+        fixture.alloc.area.state.lock().closed = false;
+
+        assert!(fixture.reserve(40 * PAGE_SIZE).err() == Some(ESRCH));
+        assert!(fixture.counts() == counts(1, 0));
+        assert!(fixture.peek(1).is_err());
+        let second = fixture.reserve(2 * PAGE_SIZE)?;
+        assert!(fixture.counts() == counts(3, 0));
+
+        fixture.alloc.release(first);
+        fixture.alloc.release(second);
+        let (scan, _) = fixture.scan(100);
+        assert!(scan == Scan::freed(3));
+        Ok(())
+    }
+
+    #[test]
+    fn the_size_is_rounded_up_and_may_not_overflow() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(0)?;
+        assert!(buffer.size() == size_of::<usize>());
+        let next = fixture.reserve(9)?;
+        assert!(next.size() == 2 * size_of::<usize>());
+        assert!(next.address() == buffer.address() + buffer.size());
+        assert!(fixture.reserve(usize::MAX).err() == Some(EINVAL));
+        assert!(fixture.reserve(usize::MAX - 7).err() == Some(ENOSPC));
+        fixture.alloc.release(buffer);
+        fixture.alloc.release(next);
+        Ok(())
+    }
+
+    #[test]
+    fn a_buffer_is_taken_back_once_and_only_at_its_start() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(64)?;
+        let address = buffer.address();
+        assert!(fixture.alloc.existing(address).is_err());
+        fixture.alloc.commit(buffer, None);
+        assert!(fixture.alloc.existing(address + 8).is_err());
+        assert!(fixture.alloc.existing(address - 8).is_err());
+        assert!(fixture.alloc.existing(0).is_err());
+
+        let (buffer, _) = fixture.alloc.existing(address)?;
+        assert!(fixture.alloc.existing(address).is_err());
+        fixture.alloc.release(buffer);
+        assert!(fixture.alloc.existing(address).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn teardown_takes_back_what_the_process_has() -> Result {
+        let fixture = Fixture::new()?;
+        for _ in 0..3 {
+            let buffer = fixture.reserve(PAGE_SIZE)?;
+            fixture.alloc.commit(buffer, None);
+        }
+        fixture.alloc.close();
+        let mut taken = 0;
+        while let Some((buffer, _)) = fixture.alloc.take_next() {
+            fixture.alloc.release(buffer);
+            taken += 1;
+        }
+        assert!(taken == 3);
+        munmap(fixture.address, PAGES)?;
+        fixture.alloc.free_idle_pages();
+        assert!(fixture.counts() == counts(0, 0));
+        assert!(fixture.count() == Count::EMPTY);
+        Ok(())
+    }
+}
