@@ -357,6 +357,14 @@ impl Mapped {
         }
     }
 
+    /// What a process without buffers needn't keep, to be dropped without the lock.
+    fn trim(&mut self) -> (Option<Growth>, Option<Growth>) {
+        (
+            self.ranges.trim().map(Growth::Ranges),
+            self.oneway.trim().map(Growth::Oneway),
+        )
+    }
+
     /// Takes in more memory. What comes back is to be dropped without the lock.
     fn grow(&mut self, growth: Growth) -> Growth {
         match growth {

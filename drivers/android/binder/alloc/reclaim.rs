@@ -156,6 +156,7 @@ impl Batch {
         let mut state = area.state.lock();
         let alive = !state.torn_down;
         let mut freed = 0;
+        let mut unused = None;
         if let Some(mapped) = state.mapped.as_mut() {
             for (nth, place) in self.pages[..self.len].iter_mut().enumerate() {
                 let Some((index, page)) = take(place) else {
@@ -170,8 +171,10 @@ impl Batch {
                     mapped.pages.put_back(index, page, lru);
                 }
             }
+            unused = Some(mapped.trim());
         }
         area.settle(state);
+        drop(unused);
         // The pages that are left in the batch are freed with it.
         freed
     }

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The space for oneway transactions, and who uses it.
+//!
+//! Half of a mapping may be used by oneway transactions, so that there is always space for the
+//! others. A sender that has much of that half while it is nearly used up is suspected of spamming.
+//!
+//! Both peers find out how much a sender has by a walk over all buffers, each time that they ask.
+//! Here it is counted: a sender has a tally while it has buffers.
+
+use kernel::{
+    prelude::*,
+    task::Pid, //
+};
+
+use super::slots::{
+    self,
+    Keyed,
+    Slots, //
+};
+
+/// Memory for more tallies, see [`Oneway::grow`].
+pub(super) type Grown = slots::Grown<Tally>;
+
+/// Why a buffer can't be charged, see [`Oneway::charge`].
+pub(super) type ChargeError = slots::Refused<Tally>;
+
+/// The oneway buffers that come from one process.
+#[derive(Default)]
+pub(super) struct Tally {
+    pid: Pid,
+    buffers: u32,
+    bytes: usize,
+}
+
+impl Keyed for Tally {
+    fn key(&self) -> u32 {
+        self.pid as u32
+    }
+}
+
+/// The space for oneway transactions in a mapping.
+///
+/// # Invariants
+///
+/// - `free` and the bytes of all tallies together are half of the mapping.
+/// - The slots in use are linked, and each has at least one buffer. `senders` is their number.
+pub(super) struct Oneway {
+    tallies: Slots<Tally>,
+    senders: u32,
+    mapping_size: usize,
+    free: usize,
+}
+
+impl Oneway {
+    /// The oneway space of a mapping of `mapping_size` bytes.
+    ///
+    /// Takes no memory until there is a oneway buffer.
+    pub(super) const fn new(mapping_size: usize) -> Self {
+        // INVARIANT: There are no tallies.
+        Self {
+            tallies: Slots::new(),
+            senders: 0,
+            mapping_size,
+            free: mapping_size / 2,
+        }
+    }
+
+    /// What is left.
+    pub(super) fn free_space(&self) -> usize {
+        self.free
+    }
+
+    /// Charges a buffer of `size` bytes, padding included, that comes from process `pid`.
+    ///
+    /// Returns whether the sender is suspected of spamming: less than a tenth of the mapping's size
+    /// is left, and the sender has more than 50 buffers or more than a quarter of the mapping's
+    /// size.
+    ///
+    /// The answer is given for each such buffer, as by upstream's Rust driver. The C driver doesn't
+    /// give it again until a oneway buffer has met more free space than that tenth, so that it
+    /// tells only the first suspect of each shortage, which needn't be the worst one.
+    ///
+    /// # Errors
+    ///
+    /// [`ChargeError::NoSpace`] if not so much is left. [`ChargeError::NeedGrow`] if there is no
+    /// memory for one more tally: try again after [`Oneway::grow`]. Nothing is charged then.
+    pub(super) fn charge(&mut self, size: usize, pid: Pid) -> Result<bool, ChargeError> {
+        let free = self.free.checked_sub(size).ok_or(ChargeError::NoSpace)?;
+        let index = match self.tallies.find(pid as u32) {
+            Some(index) => index,
+            None => self.add_tally(pid)?,
+        };
+
+        self.free = free;
+        let tally = &mut self.tallies[index];
+        tally.buffers += 1;
+        tally.bytes += size;
+        Ok(free < self.mapping_size / 10
+            && (tally.buffers > 50 || tally.bytes > self.mapping_size / 4))
+    }
+
+    /// Undoes [`Oneway::charge`] of the same `size` and `pid`.
+    ///
+    /// Returns what the caller must drop outside the lock.
+    pub(super) fn uncharge(&mut self, size: usize, pid: Pid) -> Option<Grown> {
+        let index = self.tallies.find(pid as u32)?;
+        self.free += size;
+        let tally = &mut self.tallies[index];
+        tally.buffers -= 1;
+        tally.bytes -= size;
+        if tally.buffers == 0 {
+            self.tallies.unlink(index);
+            self.tallies.put(index);
+            self.senders -= 1;
+        }
+        if self.tallies.is_large() {
+            self.trim()
+        } else {
+            None
+        }
+    }
+
+    /// Gives all memory away if there is no sender. Returns what the caller must drop outside the
+    /// lock.
+    pub(super) fn trim(&mut self) -> Option<Grown> {
+        (self.senders == 0).then(|| self.tallies.vacate())
+    }
+
+    /// Adds memory for tallies. Returns what the caller must drop outside the lock.
+    pub(super) fn grow(&mut self, grown: Grown) -> Grown {
+        self.tallies.grow(grown)
+    }
+
+    fn add_tally(&mut self, pid: Pid) -> Result<u32, ChargeError> {
+        let Some(index) = self.tallies.take() else {
+            return Err(ChargeError::NeedGrow(self.tallies.request()));
+        };
+        self.tallies[index] = Tally {
+            pid,
+            ..Tally::default()
+        };
+        self.tallies.link(index);
+        self.senders += 1;
+        Ok(index)
+    }
+}
+
+#[kunit_tests(rust_binder_oneway)]
+mod tests {
+    use super::*;
+
+    // A tenth of it is a multiple of the pointer size.
+    const SIZE: usize = 5 << 18;
+
+    fn charge(oneway: &mut Oneway, size: usize, pid: Pid) -> Result<bool> {
+        loop {
+            match oneway.charge(size, pid) {
+                Ok(suspect) => return Ok(suspect),
+                Err(ChargeError::NoSpace) => return Err(ENOSPC),
+                Err(ChargeError::NeedGrow(request)) => drop(oneway.grow(request.alloc()?)),
+            }
+        }
+    }
+
+    #[test]
+    fn has_half_of_the_mapping() -> Result {
+        let mut oneway = Oneway::new(SIZE);
+        assert_eq!(oneway.free_space(), SIZE / 2);
+        // What will never fit doesn't ask for memory.
+        let charged = oneway.charge(SIZE / 2 + 8, 1);
+        assert!(matches!(charged, Err(ChargeError::NoSpace)));
+        assert!(matches!(oneway.charge(8, 1), Err(ChargeError::NeedGrow(_))));
+        assert_eq!(oneway.free_space(), SIZE / 2);
+
+        charge(&mut oneway, SIZE / 2 - 8, 1)?;
+        assert_eq!(charge(&mut oneway, 16, 1).err(), Some(ENOSPC));
+        assert_eq!(charge(&mut oneway, 16, 2).err(), Some(ENOSPC));
+        assert_eq!(oneway.free_space(), 8);
+        charge(&mut oneway, 8, 2)?;
+        assert_eq!(oneway.free_space(), 0);
+        assert_eq!(charge(&mut oneway, 8, 2).err(), Some(ENOSPC));
+
+        // A sender that has nothing can't give anything back.
+        assert!(oneway.uncharge(8, 3).is_none());
+        assert_eq!(oneway.free_space(), 0);
+        oneway.uncharge(8, 2);
+        assert!(oneway.uncharge(8, 2).is_none());
+        oneway.uncharge(SIZE / 2 - 8, 1);
+        assert_eq!(oneway.free_space(), SIZE / 2);
+        Ok(())
+    }
+
+    #[test]
+    fn suspects_by_bytes() -> Result {
+        // Nobody is suspected while a tenth of the mapping is left.
+        let mut oneway = Oneway::new(SIZE);
+        let tenth = SIZE / 10;
+        let rest = (SIZE / 2 - tenth) & !7;
+        assert!(!charge(&mut oneway, rest, 1)?);
+        assert!(oneway.free_space() >= tenth);
+        assert!(charge(&mut oneway, 8, 1)?);
+        // Again for each buffer, but not for others.
+        assert!(charge(&mut oneway, 8, 1)?);
+        assert!(!charge(&mut oneway, 8, 2)?);
+
+        // A quarter of the mapping is not yet too much.
+        let mut oneway = Oneway::new(SIZE);
+        charge(&mut oneway, SIZE / 2 - SIZE / 4 - 16, 2)?;
+        assert!(!charge(&mut oneway, SIZE / 4, 1)?);
+        assert!(charge(&mut oneway, 8, 1)?);
+        oneway.uncharge(8, 1);
+        oneway.uncharge(8, 1);
+        Ok(())
+    }
+
+    #[test]
+    fn suspects_by_number() -> Result {
+        let mut oneway = Oneway::new(SIZE);
+        for pid in [2, 3] {
+            charge(&mut oneway, SIZE / 5, pid)?;
+        }
+        for _ in 0..50 {
+            assert!(!charge(&mut oneway, 8, 1)?);
+        }
+        assert!(charge(&mut oneway, 8, 1)?);
+        oneway.uncharge(8, 1);
+        oneway.uncharge(8, 1);
+        assert!(!charge(&mut oneway, 8, 1)?);
+        assert!(charge(&mut oneway, 8, 1)?);
+
+        // With space, number doesn't matter.
+        oneway.uncharge(SIZE / 5, 2);
+        assert!(!charge(&mut oneway, 8, 1)?);
+        Ok(())
+    }
+
+    #[test]
+    fn gives_memory_back() -> Result {
+        let mut oneway = Oneway::new(SIZE);
+        for pid in 0..1000 {
+            charge(&mut oneway, 8, pid)?;
+        }
+        assert_eq!(oneway.senders, 1000);
+        for pid in 0..1000 {
+            assert_eq!(oneway.uncharge(8, pid).is_some(), pid == 999);
+        }
+        assert_eq!(oneway.senders, 0);
+        // A few are kept unless someone asks.
+        charge(&mut oneway, 8, -1)?;
+        assert!(oneway.trim().is_none());
+        assert!(oneway.uncharge(8, -1).is_none());
+        assert!(oneway.trim().is_some());
+        assert_eq!(oneway.free_space(), SIZE / 2);
+        Ok(())
+    }
+
+    /// The same answers as by a walk over all buffers.
+    #[test]
+    fn does_as_a_walk() -> Result {
+        let mut oneway = Oneway::new(SIZE);
+        let mut buffers = KVec::<(usize, Pid)>::new();
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut used = 0;
+        let mut suspects = 0;
+
+        for op in 0..20_000 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let bits = (random >> 8) as usize;
+            // Many senders, of which few send half of it all.
+            let pid = ((bits >> 8) % if bits & 1 == 0 { 4 } else { 500 }) as Pid;
+
+            if (bits >> 1) % 16 < 9 {
+                let limit = if op % 1000 == 0 { 1 << 15 } else { 128 };
+                let size = (1 + (bits >> 32) % limit) * 8;
+                let charged = charge(&mut oneway, size, pid);
+                if used + size > SIZE / 2 {
+                    assert_eq!(charged.err(), Some(ENOSPC));
+                    continue;
+                }
+                used += size;
+                buffers.push((size, pid), GFP_KERNEL)?;
+
+                let (mut number, mut bytes) = (0, 0);
+                for buffer in buffers.iter().filter(|buffer| buffer.1 == pid) {
+                    number += 1;
+                    bytes += buffer.0;
+                }
+                let low = SIZE / 2 - used < SIZE / 10;
+                let suspect = low && (number > 50 || bytes > SIZE / 4);
+                assert_eq!(charged?, suspect);
+                suspects += usize::from(suspect);
+            } else if !buffers.is_empty() {
+                let i = (bits >> 32) % buffers.len();
+                let (size, pid) = buffers.remove(i)?;
+                oneway.uncharge(size, pid);
+                used -= size;
+            }
+            assert_eq!(oneway.free_space(), SIZE / 2 - used);
+        }
+        // Tallies are used again.
+        assert!(oneway.tallies.end() <= 500);
+        // Both answers were put to the test.
+        assert!(1000 < suspects && suspects < 10_000);
+        Ok(())
+    }
+}

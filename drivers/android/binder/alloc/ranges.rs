@@ -1,0 +1,1060 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which bytes of a mapping are taken.
+//!
+//! A mapping is cut into ranges without gaps between them. A range is either free or a buffer.
+//! [`Ranges`] knows no page, no lock and no memcg: its owner has it under a lock, and learns from
+//! it which pages a buffer needs and which pages no buffer needs any more.
+//!
+//! A new buffer gets the low end of the smallest free range that it fits into: best fit, as
+//! upstream. Free ranges are found by size, in a bitwise trie whose nodes are the free ranges
+//! themselves, and buffers are found by offset, in the hash table of [`Slots`]. What is done takes
+//! a bounded time, however many buffers there are:
+//!
+//! - the trie is at most as deep as a size has bits, that is, 20 levels for 4 MiB of 8-byte units;
+//! - the buckets of the hash table are as many as there have been ranges at a time, so that the
+//!   offsets that share a bucket, each used or not, are about as many as there are units for each
+//!   range: a sender that chooses sizes for the purpose makes chains of a few hundred at worst;
+//! - neighbours are linked, so that merging looks at two ranges.
+//!
+//! A segregated fit saves the few levels of the trie, but is no best fit unless it searches lists
+//! of any length, and needs hundreds of bytes for the heads of these lists with the first buffer.
+
+use core::{
+    iter,
+    ops::Range as IndexRange, //
+};
+
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*,
+    task::Pid, //
+};
+
+use super::slots::{
+    self,
+    Keyed,
+    Slots,
+    NONE, //
+};
+
+/// Memory for more ranges, see [`Ranges::grow`].
+pub(super) type Grown<T> = slots::Grown<Range<T>>;
+
+/// Why a buffer can't be reserved, see [`Ranges::reserve`].
+pub(super) type ReserveError<T> = slots::Refused<Range<T>>;
+
+/// What the sender says about a buffer.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Meta {
+    pub(super) debug_id: usize,
+    pub(super) pid: Pid,
+    pub(super) is_oneway: bool,
+}
+
+/// A buffer that has just been reserved.
+pub(super) struct Reserved {
+    pub(super) offset: usize,
+}
+
+/// A buffer that the kernel has taken back from userspace.
+pub(super) struct Existing<T> {
+    pub(super) size: usize,
+    pub(super) debug_id: usize,
+    pub(super) data: Option<T>,
+}
+
+/// What is left of a buffer.
+pub(super) struct Released<T> {
+    pub(super) size: usize,
+    pub(super) pid: Pid,
+    pub(super) is_oneway: bool,
+    /// The pages that the buffer touched and that no other buffer touches.
+    pub(super) pages: IndexRange<usize>,
+    /// To be dropped outside the lock.
+    pub(super) memory: Option<Grown<T>>,
+}
+
+/// A buffer as the debug files show it.
+pub(super) struct Buffer {
+    pub(super) offset: usize,
+    pub(super) size: usize,
+    pub(super) meta: Meta,
+    /// Whether userspace has it.
+    pub(super) is_allocated: bool,
+}
+
+/// Who has a range.
+enum State<T> {
+    /// Nobody.
+    Free,
+    /// The kernel.
+    Reserved,
+    /// Userspace. The data is there for when the kernel takes the buffer back.
+    Allocated(Option<T>),
+}
+
+/// Place of a free range in the trie.
+struct Node {
+    parent: u32,
+    child: [u32; 2],
+    /// Neighbours in the list of ranges of the same size. Only the first one is in the trie.
+    prev_same: u32,
+    next_same: u32,
+}
+
+/// A part of the mapping: free, or a buffer.
+pub(super) struct Range<T> {
+    offset: u32,
+    size: u32,
+    /// Neighbours in the mapping.
+    prev: u32,
+    next: u32,
+    /// Has a meaning only while the range is free.
+    node: Node,
+    /// Has a meaning only while the range is a buffer.
+    meta: Meta,
+    state: State<T>,
+}
+
+impl<T> Range<T> {
+    fn end(&self) -> u32 {
+        self.offset + self.size
+    }
+
+    fn is_free(&self) -> bool {
+        matches!(self.state, State::Free)
+    }
+}
+
+impl<T> Default for Range<T> {
+    fn default() -> Self {
+        Self {
+            offset: 0,
+            size: 0,
+            prev: NONE,
+            next: NONE,
+            node: Node {
+                parent: NONE,
+                child: [NONE; 2],
+                prev_same: NONE,
+                next_same: NONE,
+            },
+            meta: Meta::default(),
+            state: State::Free,
+        }
+    }
+}
+
+impl<T> Keyed for Range<T> {
+    fn key(&self) -> u32 {
+        self.offset
+    }
+}
+
+/// The ranges of a mapping. `T` is what is kept for each buffer while userspace has it.
+///
+/// # Invariants
+///
+/// Either there are no slots, and the whole mapping is free, or:
+///
+/// - The slots in use, linked by `prev` and `next` from slot 0 on, are in address order and cover
+///   the mapping. There are never two free ranges next to each other.
+/// - The slots with buffers, `count` of them, are the ones that are linked in the hash table.
+/// - The slots with free ranges are in the trie at `root`, or in the list of one in the trie that
+///   has the same size. A range at level `n` of the trie has the same first `n` bits in its size as
+///   all ranges in the subtree below it; the next bit tells on which side each of them is.
+pub(super) struct Ranges<T> {
+    slots: Slots<Range<T>>,
+    size: u32,
+    root: u32,
+    count: u32,
+    /// The slots that [`Ranges::take_next`] is done with.
+    drained: u32,
+}
+
+impl<T> Ranges<T> {
+    /// Ranges for a mapping of `size` bytes: less than 4 GiB, and a multiple of the page size.
+    ///
+    /// Takes no memory until there is a buffer.
+    pub(super) const fn new(size: usize) -> Self {
+        debug_assert!(size <= u32::MAX as usize);
+        // INVARIANT: There are no slots.
+        Self {
+            slots: Slots::new(),
+            size: size as u32,
+            root: NONE,
+            count: 0,
+            drained: 0,
+        }
+    }
+
+    /// The size of the mapping.
+    pub(super) fn size(&self) -> usize {
+        self.size as usize
+    }
+
+    /// The number of buffers.
+    pub(super) fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Reserves a buffer of `size` bytes for the kernel: a multiple of the pointer size, and not 0.
+    ///
+    /// # Errors
+    ///
+    /// [`ReserveError::NoSpace`] if no free range is large enough. [`ReserveError::NeedGrow`] if
+    /// there is no memory for the range that remains: try again after [`Ranges::grow`].
+    pub(super) fn reserve(&mut self, size: usize, meta: Meta) -> Result<Reserved, ReserveError<T>> {
+        debug_assert!(size != 0 && size % align_of::<usize>() == 0);
+        if size > self.size() {
+            return Err(ReserveError::NoSpace);
+        }
+        if self.slots.end() == 0 {
+            return Err(ReserveError::NeedGrow(self.slots.request()));
+        }
+
+        let len = size as u32;
+        let index = self.best_fit(len);
+        if index == NONE {
+            return Err(ReserveError::NoSpace);
+        }
+        if self.slots[index].size == len {
+            self.remove_free(index);
+        } else {
+            let Some(rest) = self.slots.take() else {
+                return Err(ReserveError::NeedGrow(self.slots.request()));
+            };
+            self.remove_free(index);
+            self.cut(index, len, rest);
+            self.insert_free(rest);
+        }
+
+        let range = &mut self.slots[index];
+        range.meta = meta;
+        range.state = State::Reserved;
+        let offset = range.offset as usize;
+        self.slots.link(index);
+        self.count += 1;
+        Ok(Reserved { offset })
+    }
+
+    /// Adds memory for ranges. Returns what the caller must drop outside the lock.
+    pub(super) fn grow(&mut self, grown: Grown<T>) -> Grown<T> {
+        let old = self.slots.grow(grown);
+        if self.slots.end() == 0 {
+            if let Some(first) = self.slots.take() {
+                // INVARIANT: The first slot that is taken is slot 0, and it covers all.
+                self.slots[first] = Range {
+                    size: self.size,
+                    ..Range::default()
+                };
+                self.insert_free(first);
+            }
+        }
+        old
+    }
+
+    /// Gives a reserved buffer to userspace, which may free it from now on.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if no buffer begins at `offset` or userspace has it already. The data comes back.
+    pub(super) fn commit(
+        &mut self,
+        offset: usize,
+        data: Option<T>,
+    ) -> Result<(), (Error, Option<T>)> {
+        if let Some(index) = self.find(offset) {
+            let state = &mut self.slots[index].state;
+            if matches!(state, State::Reserved) {
+                *state = State::Allocated(data);
+                return Ok(());
+            }
+        }
+        Err((ENOENT, data))
+    }
+
+    /// Takes the buffer that begins at `offset` back from userspace: it is reserved again.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if userspace has no buffer that begins there.
+    pub(super) fn existing(&mut self, offset: usize) -> Result<Existing<T>> {
+        let index = self.find(offset).ok_or(ENOENT)?;
+        self.take_back(index).ok_or(ENOENT)
+    }
+
+    /// Frees a reserved buffer.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if no buffer begins at `offset`, `EPERM` if userspace has it.
+    pub(super) fn release(&mut self, offset: usize) -> Result<Released<T>> {
+        let index = self.find(offset).ok_or(EINVAL)?;
+        if matches!(self.slots[index].state, State::Allocated(_)) {
+            return Err(EPERM);
+        }
+
+        self.slots.unlink(index);
+        self.count -= 1;
+        let range = &mut self.slots[index];
+        range.state = State::Free;
+        let size = range.size as usize;
+        let meta = range.meta;
+        let (prev, next) = (range.prev, range.next);
+
+        let mut merged = index;
+        if next != NONE && self.slots[next].is_free() {
+            self.remove_free(next);
+            self.join(index, next);
+        }
+        if prev != NONE && self.slots[prev].is_free() {
+            self.remove_free(prev);
+            self.join(prev, index);
+            merged = prev;
+        }
+        self.insert_free(merged);
+
+        // A page at the edge of the buffer is unused if all of it is free now.
+        let free = &self.slots[merged];
+        let start = (offset / PAGE_SIZE).max((free.offset as usize).div_ceil(PAGE_SIZE));
+        let end = (offset + size)
+            .div_ceil(PAGE_SIZE)
+            .min(free.end() as usize / PAGE_SIZE);
+
+        Ok(Released {
+            size,
+            pid: meta.pid,
+            is_oneway: meta.is_oneway,
+            pages: start..end.max(start),
+            memory: if self.slots.is_large() {
+                self.trim()
+            } else {
+                None
+            },
+        })
+    }
+
+    /// Gives all memory away if there is no buffer. Returns what the caller must drop outside the
+    /// lock.
+    pub(super) fn trim(&mut self) -> Option<Grown<T>> {
+        if self.count != 0 {
+            return None;
+        }
+        // INVARIANT: There are no slots any more.
+        self.root = NONE;
+        Some(self.slots.vacate())
+    }
+
+    /// Returns a buffer that userspace has, and reserves it. Used when userspace is gone.
+    ///
+    /// Called until it returns [`None`], it gets to all buffers that userspace had at the first
+    /// call, in a time that depends on their number only. The order is any.
+    pub(super) fn take_next(&mut self) -> Option<(usize, Existing<T>)> {
+        while self.drained < self.slots.end() {
+            let index = self.drained;
+            self.drained += 1;
+            if let Some(existing) = self.take_back(index) {
+                return Some((self.slots[index].offset as usize, existing));
+            }
+        }
+        self.drained = 0;
+        None
+    }
+
+    /// The buffers in address order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Buffer> + '_ {
+        let get = |index: u32| (index != NONE).then(|| &self.slots[index]);
+        let first = if self.slots.end() == 0 { NONE } else { 0 };
+        iter::successors(get(first), move |range| get(range.next))
+            .filter(|range| !range.is_free())
+            .map(|range| Buffer {
+                offset: range.offset as usize,
+                size: range.size as usize,
+                meta: range.meta,
+                is_allocated: matches!(range.state, State::Allocated(_)),
+            })
+    }
+
+    /// The buffer that begins at `offset`.
+    fn find(&self, offset: usize) -> Option<u32> {
+        self.slots.find(u32::try_from(offset).ok()?)
+    }
+
+    fn take_back(&mut self, index: u32) -> Option<Existing<T>> {
+        let range = &mut self.slots[index];
+        let State::Allocated(data) = &mut range.state else {
+            return None;
+        };
+        let data = data.take();
+        range.state = State::Reserved;
+        Some(Existing {
+            size: range.size as usize,
+            debug_id: range.meta.debug_id,
+            data,
+        })
+    }
+
+    /// Cuts range `index` so that `len` bytes remain, and makes the others range `rest`.
+    fn cut(&mut self, index: u32, len: u32, rest: u32) {
+        let range = &mut self.slots[index];
+        let (offset, size, next) = (range.offset, range.size, range.next);
+        range.size = len;
+        range.next = rest;
+        if next != NONE {
+            self.slots[next].prev = rest;
+        }
+        let rest = &mut self.slots[rest];
+        rest.offset = offset + len;
+        rest.size = size - len;
+        rest.prev = index;
+        rest.next = next;
+        rest.state = State::Free;
+    }
+
+    /// Adds range `next`, which comes after it, to range `index`.
+    fn join(&mut self, index: u32, next: u32) {
+        let range = &self.slots[next];
+        let (size, after) = (range.size, range.next);
+        let range = &mut self.slots[index];
+        range.size += size;
+        range.next = after;
+        if after != NONE {
+            self.slots[after].prev = index;
+        }
+        self.slots.put(next);
+    }
+}
+
+/// The trie of free ranges.
+///
+/// Sizes are compared from the highest bit that the mapping's own size has. Any range in the trie
+/// may stand above smaller and larger ones, as long as they share the bits above its level.
+impl<T> Ranges<T> {
+    /// `size` with its first bit, as seen from the root, moved to bit 31.
+    fn path(&self, size: u32) -> u32 {
+        size << self.size.leading_zeros()
+    }
+
+    /// The smallest free range of at least `size` bytes, or [`NONE`].
+    fn best_fit(&self, size: u32) -> u32 {
+        let mut best = NONE;
+        let mut best_size = u32::MAX;
+        let mut path = self.path(size);
+        // The last subtree passed by in which all is larger than `size`. What is larger than that
+        // is larger than all of it.
+        let mut larger = NONE;
+
+        let mut index = self.root;
+        while index != NONE {
+            let range = &self.slots[index];
+            if range.size >= size && range.size < best_size {
+                best = index;
+                best_size = range.size;
+                if best_size == size {
+                    break;
+                }
+            }
+            let side = path >> 31;
+            if side == 0 && range.node.child[1] != NONE {
+                larger = range.node.child[1];
+            }
+            index = range.node.child[side as usize];
+            path <<= 1;
+        }
+
+        if best_size != size {
+            index = larger;
+            while index != NONE {
+                let range = &self.slots[index];
+                if range.size < best_size {
+                    best = index;
+                    best_size = range.size;
+                }
+                let [low, high] = range.node.child;
+                index = if low != NONE { low } else { high };
+            }
+        }
+
+        // Any but the first one of a list is taken out of it without a change to the trie. The
+        // second one was freed last, so that its pages are the most likely ones to be there still.
+        match best {
+            NONE => NONE,
+            best => match self.slots[best].node.next_same {
+                NONE => best,
+                second => second,
+            },
+        }
+    }
+
+    /// Adds a free range to the trie.
+    fn insert_free(&mut self, index: u32) {
+        let size = self.slots[index].size;
+        let mut path = self.path(size);
+        let mut node = Node {
+            parent: NONE,
+            child: [NONE; 2],
+            prev_same: NONE,
+            next_same: NONE,
+        };
+
+        if self.root == NONE {
+            self.root = index;
+        } else {
+            let mut at = self.root;
+            loop {
+                let other = &mut self.slots[at];
+                if other.size == size {
+                    node.prev_same = at;
+                    node.next_same = other.node.next_same;
+                    other.node.next_same = index;
+                    if node.next_same != NONE {
+                        self.slots[node.next_same].node.prev_same = index;
+                    }
+                    break;
+                }
+                let child = &mut other.node.child[(path >> 31) as usize];
+                if *child == NONE {
+                    *child = index;
+                    node.parent = at;
+                    break;
+                }
+                at = *child;
+                path <<= 1;
+            }
+        }
+        self.slots[index].node = node;
+    }
+
+    /// Removes a free range from the trie.
+    fn remove_free(&mut self, index: u32) {
+        let node = &self.slots[index].node;
+        let (prev_same, next_same) = (node.prev_same, node.next_same);
+        if prev_same != NONE {
+            self.slots[prev_same].node.next_same = next_same;
+            if next_same != NONE {
+                self.slots[next_same].node.prev_same = prev_same;
+            }
+        } else if next_same != NONE {
+            self.slots[next_same].node.prev_same = NONE;
+            self.replace(index, next_same);
+        } else {
+            let leaf = self.leaf_below(index);
+            if leaf != index {
+                self.replace(leaf, NONE);
+                self.replace(index, leaf);
+            } else {
+                self.replace(index, NONE);
+            }
+        }
+    }
+
+    /// Any range of the subtree at `index` that has none below it.
+    fn leaf_below(&self, mut index: u32) -> u32 {
+        loop {
+            match self.slots[index].node.child {
+                [NONE, NONE] => return index,
+                [NONE, child] | [child, _] => index = child,
+            }
+        }
+    }
+
+    /// Puts range `new`, which isn't in the trie, or nothing, at the place of range `old`.
+    fn replace(&mut self, old: u32, new: u32) {
+        let Node { parent, child, .. } = self.slots[old].node;
+        if parent == NONE {
+            self.root = new;
+        } else {
+            let links = &mut self.slots[parent].node.child;
+            links[usize::from(links[1] == old)] = new;
+        }
+        if new != NONE {
+            let node = &mut self.slots[new].node;
+            node.parent = parent;
+            node.child = child;
+            for index in child {
+                if index != NONE {
+                    self.slots[index].node.parent = new;
+                }
+            }
+        }
+    }
+}
+
+#[kunit_tests(rust_binder_ranges)]
+mod tests {
+    use super::*;
+
+    const UNIT: usize = align_of::<usize>();
+
+    /// What the ranges should be: the buffers, in address order.
+    struct Model {
+        size: usize,
+        buffers: KVec<Buffer>,
+    }
+
+    impl Model {
+        fn new(size: usize, capacity: usize) -> Result<Self> {
+            let buffers = KVec::with_capacity(capacity, GFP_KERNEL)?;
+            Ok(Self { size, buffers })
+        }
+
+        /// The gaps between the buffers, as offset and size.
+        fn gaps(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+            (0..=self.buffers.len()).map(|i| {
+                let start = match i {
+                    0 => 0,
+                    i => self.buffers[i - 1].offset + self.buffers[i - 1].size,
+                };
+                let end = self.buffers.get(i).map_or(self.size, |next| next.offset);
+                (start, end - start)
+            })
+        }
+
+        /// The size of the smallest gap that `size` fits into.
+        fn best_fit(&self, size: usize) -> Option<usize> {
+            self.gaps()
+                .map(|gap| gap.1)
+                .filter(|&gap| gap >= size)
+                .min()
+        }
+
+        fn touched(&self, page: usize) -> bool {
+            self.buffers.iter().any(|buffer| {
+                buffer.offset / PAGE_SIZE <= page
+                    && page < (buffer.offset + buffer.size).div_ceil(PAGE_SIZE)
+            })
+        }
+
+        /// Adds what has been reserved. Returns whether it was a right place.
+        fn add(&mut self, reserved: &Reserved, size: usize, meta: Meta) -> Result<bool> {
+            let offset = reserved.offset;
+            let best = self.best_fit(size);
+            let right = self
+                .gaps()
+                .any(|(start, gap)| start == offset && Some(gap) == best);
+            let i = self
+                .buffers
+                .iter()
+                .take_while(|b| b.offset < offset)
+                .count();
+            let buffer = Buffer {
+                offset,
+                size,
+                meta,
+                is_allocated: false,
+            };
+            self.buffers
+                .insert_within_capacity(i, buffer)
+                .map_err(|_| ENOSPC)?;
+            Ok(right)
+        }
+
+        /// Removes what has been released. Returns whether the answer was right.
+        fn remove<T>(&mut self, i: usize, released: &Released<T>) -> Result<bool> {
+            let buffer = self.buffers.remove(i)?;
+            let touched =
+                buffer.offset / PAGE_SIZE..(buffer.offset + buffer.size).div_ceil(PAGE_SIZE);
+            Ok(released.size == buffer.size
+                && released.pid == buffer.meta.pid
+                && released.is_oneway == buffer.meta.is_oneway
+                && touched.start <= released.pages.start
+                && released.pages.end <= touched.end.max(released.pages.start)
+                && touched
+                    .into_iter()
+                    .all(|page| released.pages.contains(&page) != self.touched(page)))
+        }
+
+        fn agrees<T>(&self, ranges: &Ranges<T>) -> bool {
+            ranges.count() == self.buffers.len()
+                && ranges.iter().count() == self.buffers.len()
+                && ranges.iter().zip(self.buffers.iter()).all(|(a, b)| {
+                    a.offset == b.offset
+                        && a.size == b.size
+                        && a.meta.debug_id == b.meta.debug_id
+                        && a.meta.pid == b.meta.pid
+                        && a.meta.is_oneway == b.meta.is_oneway
+                        && a.is_allocated == b.is_allocated
+                })
+        }
+    }
+
+    /// Whether the invariants hold.
+    fn is_sound<T>(ranges: &Ranges<T>) -> bool {
+        let slots = &ranges.slots;
+        if slots.end() == 0 {
+            return ranges.root == NONE && ranges.count == 0;
+        }
+        let (mut index, mut prev, mut offset) = (0, NONE, 0);
+        let mut buffers = 0;
+        while index != NONE {
+            let range = &slots[index];
+            if range.offset != offset || range.size == 0 || range.prev != prev {
+                return false;
+            }
+            if range.is_free() {
+                if (prev != NONE && slots[prev].is_free()) || !is_in_trie(ranges, index) {
+                    return false;
+                }
+            } else {
+                buffers += 1;
+                if slots.find(offset) != Some(index) {
+                    return false;
+                }
+            }
+            offset += range.size;
+            (prev, index) = (index, range.next);
+        }
+        offset == ranges.size && buffers == ranges.count
+    }
+
+    fn is_in_trie<T>(ranges: &Ranges<T>, index: u32) -> bool {
+        let slots = &ranges.slots;
+        let size = slots[index].size;
+        let (mut at, mut parent, mut path) = (ranges.root, NONE, ranges.path(size));
+        while at != NONE && slots[at].size != size {
+            if slots[at].node.parent != parent {
+                return false;
+            }
+            (parent, at) = (at, slots[at].node.child[(path >> 31) as usize]);
+            path <<= 1;
+        }
+        let mut before = NONE;
+        while at != NONE && slots[at].node.prev_same == before {
+            if at == index {
+                return true;
+            }
+            (before, at) = (at, slots[at].node.next_same);
+        }
+        false
+    }
+
+    fn reserve<T>(ranges: &mut Ranges<T>, size: usize, meta: Meta) -> Result<Reserved> {
+        loop {
+            match ranges.reserve(size, meta) {
+                Ok(reserved) => return Ok(reserved),
+                Err(ReserveError::NoSpace) => return Err(ENOSPC),
+                Err(ReserveError::NeedGrow(request)) => drop(ranges.grow(request.alloc()?)),
+            }
+        }
+    }
+
+    fn offset<T>(ranges: &mut Ranges<T>, size: usize) -> Result<usize> {
+        Ok(reserve(ranges, size, Meta::default())?.offset)
+    }
+
+    /// Pseudo-random numbers: xorshift.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, n: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 16) as usize % n
+        }
+    }
+
+    #[test]
+    fn takes_no_memory_before_the_first_buffer() {
+        let mut ranges = Ranges::<()>::new(4 * PAGE_SIZE);
+        assert_eq!(ranges.size(), 4 * PAGE_SIZE);
+        assert_eq!(ranges.count(), 0);
+        assert_eq!(ranges.iter().count(), 0);
+        assert_eq!(ranges.existing(0).err(), Some(ENOENT));
+        assert_eq!(ranges.release(0).err(), Some(EINVAL));
+        assert!(ranges.commit(0, None).is_err());
+        assert!(ranges.take_next().is_none());
+        // What will never fit doesn't ask for memory.
+        let reserved = ranges.reserve(4 * PAGE_SIZE + UNIT, Meta::default());
+        assert!(matches!(reserved, Err(ReserveError::NoSpace)));
+        let reserved = ranges.reserve(UNIT, Meta::default());
+        assert!(matches!(reserved, Err(ReserveError::NeedGrow(_))));
+    }
+
+    #[test]
+    fn late_memory_comes_back() -> Result {
+        let mut ranges = Ranges::<()>::new(PAGE_SIZE);
+        let (Err(ReserveError::NeedGrow(first)), Err(ReserveError::NeedGrow(second))) = (
+            ranges.reserve(UNIT, Meta::default()),
+            ranges.reserve(UNIT, Meta::default()),
+        ) else {
+            return Err(EINVAL);
+        };
+        drop(ranges.grow(first.alloc()?));
+        offset(&mut ranges, UNIT)?;
+        drop(ranges.grow(second.alloc()?));
+        assert!(is_sound(&ranges));
+        assert_eq!(ranges.count(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn uses_all_space() -> Result {
+        let mut ranges = Ranges::<()>::new(2 * PAGE_SIZE);
+        assert_eq!(offset(&mut ranges, 2 * PAGE_SIZE)?, 0);
+        assert_eq!(offset(&mut ranges, UNIT).err(), Some(ENOSPC));
+        assert_eq!(ranges.release(0)?.pages, 0..2);
+
+        let half = offset(&mut ranges, PAGE_SIZE)?;
+        assert_eq!(offset(&mut ranges, PAGE_SIZE + UNIT).err(), Some(ENOSPC));
+        let other = offset(&mut ranges, PAGE_SIZE)?;
+        assert_eq!(offset(&mut ranges, UNIT).err(), Some(ENOSPC));
+        ranges.release(half)?;
+        ranges.release(other)?;
+        assert_eq!(offset(&mut ranges, 2 * PAGE_SIZE)?, 0);
+        assert!(is_sound(&ranges));
+        Ok(())
+    }
+
+    #[test]
+    fn fits_best() -> Result {
+        let mut ranges = Ranges::<()>::new(8 * PAGE_SIZE);
+        // Gaps of 5, 3, 9 and 3 units, and the rest, with a buffer of one unit after each.
+        let mut gaps = [(5, 0), (3, 0), (9, 0), (3, 0)];
+        for (units, at) in &mut gaps {
+            *at = offset(&mut ranges, *units * UNIT)?;
+            offset(&mut ranges, UNIT)?;
+        }
+        let rest = offset(&mut ranges, UNIT)? + UNIT;
+        for (_, at) in gaps {
+            ranges.release(at)?;
+        }
+        assert!(is_sound(&ranges));
+
+        assert_eq!(offset(&mut ranges, 4 * UNIT)?, gaps[0].1);
+        // The most recently freed one of two that fit as well.
+        assert_eq!(offset(&mut ranges, 3 * UNIT)?, gaps[3].1);
+        assert_eq!(offset(&mut ranges, 2 * UNIT)?, gaps[1].1);
+        assert_eq!(offset(&mut ranges, 10 * UNIT)?, rest);
+        assert_eq!(offset(&mut ranges, 6 * UNIT)?, gaps[2].1);
+        assert!(is_sound(&ranges));
+        Ok(())
+    }
+
+    #[test]
+    fn changes_hands() -> Result {
+        let mut ranges = Ranges::new(PAGE_SIZE);
+        let meta = Meta {
+            debug_id: 7,
+            pid: 42,
+            is_oneway: true,
+        };
+        offset(&mut ranges, UNIT)?;
+        let at = reserve(&mut ranges, 4 * UNIT, meta)?.offset;
+
+        // Only as a whole, and only while it is with userspace.
+        assert_eq!(ranges.existing(at).err(), Some(ENOENT));
+        let uncommitted = ranges.commit(at + UNIT, Some(1));
+        assert_eq!(uncommitted.err(), Some((ENOENT, Some(1))));
+        assert!(ranges.commit(at, Some(2)).is_ok());
+        assert_eq!(ranges.commit(at, Some(3)).err(), Some((ENOENT, Some(3))));
+        assert_eq!(ranges.existing(at + UNIT).err(), Some(ENOENT));
+        assert_eq!(ranges.existing(at - 1).err(), Some(ENOENT));
+        let far = at | 1 << (usize::BITS - 1);
+        assert_eq!(ranges.existing(far).err(), Some(ENOENT));
+        assert_eq!(ranges.release(at).err(), Some(EPERM));
+
+        let existing = ranges.existing(at)?;
+        assert_eq!(existing.size, 4 * UNIT);
+        assert_eq!(existing.debug_id, 7);
+        assert_eq!(existing.data, Some(2));
+        assert_eq!(ranges.existing(at).err(), Some(ENOENT));
+
+        assert_eq!(ranges.release(at + UNIT).err(), Some(EINVAL));
+        let released = ranges.release(at)?;
+        assert_eq!(released.size, 4 * UNIT);
+        assert_eq!(released.pid, 42);
+        assert!(released.is_oneway);
+        assert_eq!(ranges.release(at).err(), Some(EINVAL));
+        assert_eq!(ranges.existing(at).err(), Some(ENOENT));
+        assert!(is_sound(&ranges));
+        Ok(())
+    }
+
+    /// Buffers that begin and end in every way relative to pages, freed in every order.
+    #[test]
+    fn frees_pages_at_the_edges() -> Result {
+        const BUFFERS: usize = 4;
+        const ENDS: usize = 5;
+        let mut wrong = 0;
+
+        for ends in 0..ENDS.pow(BUFFERS as u32) {
+            for order in 0..24 {
+                let mut ranges = Ranges::<()>::new(16 * PAGE_SIZE);
+                let mut model = Model::new(16 * PAGE_SIZE, BUFFERS)?;
+                let (mut start, mut ends, mut order) = (0, ends, order);
+                for _ in 0..BUFFERS {
+                    let page = start - start % PAGE_SIZE;
+                    let end = match ends % ENDS {
+                        0 => start + UNIT,
+                        1 => page + PAGE_SIZE,
+                        2 => page + PAGE_SIZE + UNIT,
+                        3 => page + 2 * PAGE_SIZE,
+                        _ => page + 2 * PAGE_SIZE + UNIT,
+                    };
+                    let reserved = reserve(&mut ranges, end - start, Meta::default())?;
+                    wrong += usize::from(reserved.offset != start);
+                    wrong += usize::from(!model.add(&reserved, end - start, Meta::default())?);
+                    start = end;
+                    ends /= ENDS;
+                }
+                for left in (1..=BUFFERS).rev() {
+                    let i = order % left;
+                    order /= left;
+                    let released = ranges.release(model.buffers[i].offset)?;
+                    wrong += usize::from(!model.remove(i, &released)?);
+                }
+                wrong += usize::from(!is_sound(&ranges));
+            }
+        }
+        assert_eq!(wrong, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn grows_and_shrinks() -> Result {
+        const COUNT: usize = 4096;
+        let mut ranges = Ranges::new(COUNT * UNIT);
+        for i in 0..COUNT {
+            let at = offset(&mut ranges, UNIT)?;
+            assert_eq!(at, i * UNIT);
+            assert!(ranges.commit(at, Some(i)).is_ok());
+        }
+        assert!(is_sound(&ranges));
+        assert_eq!(offset(&mut ranges, UNIT).err(), Some(ENOSPC));
+
+        // Leave no two next to each other.
+        for i in (1..COUNT).step_by(2) {
+            assert_eq!(ranges.existing(i * UNIT)?.data, Some(i));
+            ranges.release(i * UNIT)?;
+        }
+        assert!(is_sound(&ranges));
+        assert_eq!(ranges.count(), COUNT / 2);
+        assert_eq!(offset(&mut ranges, 2 * UNIT).err(), Some(ENOSPC));
+
+        for i in (0..COUNT).step_by(2) {
+            assert_eq!(ranges.existing(i * UNIT)?.data, Some(i));
+            let memory = ranges.release(i * UNIT)?.memory;
+            assert_eq!(memory.is_some(), i == COUNT - 2);
+        }
+        assert!(is_sound(&ranges));
+        assert_eq!(offset(&mut ranges, COUNT * UNIT)?, 0);
+        // So few are kept unless someone asks.
+        assert!(ranges.trim().is_none());
+        assert!(ranges.release(0)?.memory.is_none());
+        assert!(ranges.trim().is_some());
+        assert!(is_sound(&ranges));
+        Ok(())
+    }
+
+    #[test]
+    fn drains() -> Result {
+        const COUNT: usize = 100;
+        let mut ranges = Ranges::new(COUNT * UNIT);
+        for i in 0..COUNT {
+            let at = offset(&mut ranges, UNIT)?;
+            // The kernel still has every fourth one.
+            if i % 4 != 0 {
+                assert!(ranges.commit(at, Some(i)).is_ok());
+            }
+        }
+        let mut seen = [false; COUNT];
+        while let Some((at, existing)) = ranges.take_next() {
+            let i = at / UNIT;
+            assert_eq!(existing.data, Some(i));
+            assert_eq!(existing.size, UNIT);
+            assert!(!seen[i]);
+            seen[i] = true;
+            ranges.release(at)?;
+        }
+        assert!(is_sound(&ranges));
+        assert!((0..COUNT).all(|i| seen[i] == (i % 4 != 0)));
+        assert_eq!(ranges.count(), COUNT / 4);
+
+        // The next one gets what has come since.
+        assert!(ranges.commit(0, None).is_ok());
+        assert!(matches!(ranges.take_next(), Some((0, _))));
+        assert!(ranges.take_next().is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn does_as_the_model() -> Result {
+        const CAPACITY: usize = 64;
+        const SIZE: usize = 32 * PAGE_SIZE;
+        let mut random = Random(0x2545_f491_4f6c_dd1d);
+        let mut ranges = Ranges::new(SIZE);
+        let mut model = Model::new(SIZE, CAPACITY)?;
+
+        for op in 0..50_000 {
+            // Fill and empty it by turns.
+            let filling = (op / 2000) % 2 == 0;
+            let count = model.buffers.len();
+            let i = random.below(count.max(1));
+            match random.below(8) {
+                0 | 1 => {
+                    if let Some(buffer) = model.buffers.get_mut(i) {
+                        let committed = ranges.commit(buffer.offset, Some(op));
+                        assert_eq!(committed.is_ok(), !buffer.is_allocated);
+                        if committed.is_ok() {
+                            buffer.meta.debug_id = op;
+                            buffer.is_allocated = true;
+                            let index = ranges.find(buffer.offset).ok_or(EINVAL)?;
+                            ranges.slots[index].meta.debug_id = op;
+                        }
+                    }
+                }
+                2 => {
+                    if let Some(buffer) = model.buffers.get_mut(i) {
+                        let existing = ranges.existing(buffer.offset).ok();
+                        assert_eq!(existing.is_some(), buffer.is_allocated);
+                        if let Some(existing) = existing {
+                            assert_eq!(existing.data, Some(buffer.meta.debug_id));
+                            assert_eq!(existing.size, buffer.size);
+                        }
+                        buffer.is_allocated = false;
+                    }
+                }
+                n if count < CAPACITY && (n < 4 || (filling && n < 7)) => {
+                    let size = match random.below(3) {
+                        0 => 1 + random.below(16),
+                        1 => 1 + random.below(PAGE_SIZE / UNIT),
+                        _ => (1 + random.below(4)) * PAGE_SIZE / UNIT,
+                    } * UNIT;
+                    let meta = Meta {
+                        debug_id: op,
+                        pid: random.below(100) as Pid,
+                        is_oneway: random.below(2) == 0,
+                    };
+                    match reserve(&mut ranges, size, meta) {
+                        Ok(reserved) => assert!(model.add(&reserved, size, meta)?),
+                        Err(err) => {
+                            assert_eq!(err, ENOSPC);
+                            assert_eq!(model.best_fit(size), None);
+                        }
+                    }
+                }
+                _ => {
+                    if let Some(buffer) = model.buffers.get(i) {
+                        match ranges.release(buffer.offset) {
+                            Ok(released) => assert!(model.remove(i, &released)?),
+                            Err(err) => {
+                                assert_eq!(err, EPERM);
+                                assert!(buffer.is_allocated);
+                            }
+                        }
+                    }
+                }
+            }
+            if op % 16 == 0 {
+                assert!(is_sound(&ranges));
+                assert!(model.agrees(&ranges));
+            }
+        }
+        // Slots are used again.
+        assert!(ranges.slots.end() as usize <= 2 * CAPACITY + 1);
+        Ok(())
+    }
+}
