@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Other processes: fork, a link to talk over, death.
+
+use crate::{
+    outcome::{Outcome, Stop},
+    runner::wait_for,
+};
+use rustix::process::{kill_process, Pid, Signal, WaitStatus};
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    time::Duration,
+};
+
+/// Runs `body` in a new process, which ends with the status that it returns.
+///
+/// Only called while this process has one thread.
+pub fn fork(body: impl FnOnce() -> i32) -> Pid {
+    // SAFETY: There is one thread, so no lock of the runtime is held by a thread that the child
+    // doesn't have.
+    match unsafe { libc::fork() } {
+        -1 => panic!("fork: {}", std::io::Error::last_os_error()),
+        0 => {
+            let status =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
+            // SAFETY: Always safe; skips the parent's exit handlers.
+            unsafe { libc::_exit(status) }
+        }
+        pid => Pid::from_raw(pid).expect("a pid"),
+    }
+}
+
+/// One end of a line of numbers between two processes.
+pub struct Link(UnixStream);
+
+impl Link {
+    pub fn send(&mut self, value: u64) -> Outcome {
+        Ok(self.0.write_all(&value.to_ne_bytes())?)
+    }
+
+    pub fn recv(&mut self) -> Outcome<u64> {
+        let mut value = [0; 8];
+        self.0.read_exact(&mut value)?;
+        Ok(u64::from_ne_bytes(value))
+    }
+}
+
+/// A child process of a test. Killed and reaped when dropped.
+pub struct Peer {
+    pid: Pid,
+    alive: bool,
+    pub link: Link,
+}
+
+impl Peer {
+    pub fn spawn(body: impl FnOnce(&mut Link) -> Outcome) -> Outcome<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_read_timeout(Some(Duration::from_secs(8)))?;
+        let raw = std::os::fd::AsRawFd::as_raw_fd(&ours);
+        let pid = fork(|| {
+            // Close the parent's end, or the child would not see the parent go.
+            // SAFETY: The child never uses `ours`: this process ends by `_exit`.
+            unsafe { libc::close(raw) };
+            match body(&mut Link(theirs)) {
+                Ok(()) => 0,
+                Err(Stop::Fail(why)) => {
+                    crate::note!("in a child: {why}");
+                    1
+                }
+                Err(Stop::Skip(_)) => 0,
+            }
+        });
+        Ok(Peer {
+            pid,
+            alive: true,
+            link: Link(ours),
+        })
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub fn signal(&self, signal: Signal) -> Outcome {
+        Ok(kill_process(self.pid, signal)?)
+    }
+
+    /// Waits until the child ended.
+    pub fn wait(&mut self) -> Outcome<WaitStatus> {
+        match wait_for(self.pid, Duration::from_secs(8)) {
+            Some(status) => {
+                self.alive = false;
+                Ok(status)
+            }
+            None => crate::fail!("child {} doesn't end", self.pid.as_raw_nonzero()),
+        }
+    }
+
+    pub fn kill(&mut self) -> Outcome {
+        self.signal(Signal::KILL)?;
+        self.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if self.alive {
+            let _ = self.kill();
+        }
+    }
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tests, by theme.
+
+mod accounting;
+mod death;
+mod free;
+mod mapping;
+mod memcg;
+mod oneway;
+mod reclaim;
+mod sizes;
+mod stress;
+mod transactions;
+mod unmap;
+
+use crate::{
+    outcome::Outcome,
+    runner::Test,
+    uapi::{name, BR_DEAD_REPLY, BR_FAILED_REPLY},
+};
+
+pub fn all() -> impl Iterator<Item = &'static Test> {
+    [
+        transactions::TESTS,
+        sizes::TESTS,
+        mapping::TESTS,
+        unmap::TESTS,
+        free::TESTS,
+        oneway::TESTS,
+        death::TESTS,
+        accounting::TESTS,
+        reclaim::TESTS,
+        memcg::TESTS,
+        stress::TESTS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// A transaction to a receiver that can't take it: the C driver says dead, the Rust driver failed.
+fn expect_refused(status: u32) -> Outcome {
+    crate::note!("refused with {}", name(status));
+    crate::check!(
+        status == BR_DEAD_REPLY || status == BR_FAILED_REPLY,
+        "status {}",
+        name(status)
+    );
+    Ok(())
+}
+
+/// A transaction that the driver must find wrong.
+fn expect_failed(status: u32, what: &str) -> Outcome {
+    crate::check!(status == BR_FAILED_REPLY, "{what}: status {}", name(status));
+    Ok(())
+}

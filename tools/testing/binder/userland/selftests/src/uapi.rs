@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the tests need of `include/uapi/linux/android/binder.h` and `binderfs.h`.
+//!
+//! Codes are computed from direction, number and payload type, as the kernel's header does. That
+//! makes the payload size part of the code, and [`payload_size`] can skip codes that a test
+//! doesn't know.
+
+use rustix::ioctl::{opcode, Opcode};
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct WriteRead {
+    pub write_size: u64,
+    pub write_consumed: u64,
+    pub write_buffer: u64,
+    pub read_size: u64,
+    pub read_consumed: u64,
+    pub read_buffer: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug)]
+pub struct TransactionData {
+    /// A handle (u32) when sent, the node's pointer when received.
+    pub target: u64,
+    pub cookie: u64,
+    pub code: u32,
+    pub flags: u32,
+    pub sender_pid: i32,
+    pub sender_euid: u32,
+    pub data_size: u64,
+    pub offsets_size: u64,
+    pub buffer: u64,
+    pub offsets: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct TransactionDataSg {
+    pub transaction_data: TransactionData,
+    pub buffers_size: u64,
+}
+
+/// An object that asks the driver to copy one more buffer of the sender.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct BufferObject {
+    pub kind: u32,
+    pub flags: u32,
+    pub buffer: u64,
+    pub length: u64,
+    pub parent: u64,
+    pub parent_offset: u64,
+}
+
+/// A reference to a node: the sender's own (`binder`) or somebody else's (`handle`).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct FlatObject {
+    pub kind: u32,
+    pub flags: u32,
+    pub binder: u64,
+    pub cookie: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct PtrCookie {
+    pub ptr: u64,
+    pub cookie: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct ExtendedError {
+    pub id: u32,
+    pub command: u32,
+    pub param: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct BinderfsDevice {
+    pub name: [u8; 256],
+    pub major: u32,
+    pub minor: u32,
+}
+
+const fn pack(kind: [u8; 3]) -> u32 {
+    u32::from_be_bytes([kind[0], kind[1], kind[2], 0x85])
+}
+
+pub const TYPE_BINDER: u32 = pack(*b"sb*");
+pub const TYPE_PTR: u32 = pack(*b"pt*");
+
+pub const TF_ONE_WAY: u32 = 0x01;
+pub const TF_CLEAR_BUF: u32 = 0x20;
+
+pub const WRITE_READ: Opcode = opcode::read_write::<WriteRead>(b'b', 1);
+pub const SET_CONTEXT_MGR: Opcode = opcode::write::<i32>(b'b', 7);
+pub const VERSION: Opcode = opcode::read_write::<i32>(b'b', 9);
+pub const ENABLE_ONEWAY_SPAM_DETECTION: Opcode = opcode::write::<u32>(b'b', 16);
+pub const GET_EXTENDED_ERROR: Opcode = opcode::read_write::<ExtendedError>(b'b', 17);
+pub const CTL_ADD: Opcode = opcode::read_write::<BinderfsDevice>(b'b', 1);
+
+pub const BC_TRANSACTION: u32 = opcode::write::<TransactionData>(b'c', 0);
+pub const BC_REPLY: u32 = opcode::write::<TransactionData>(b'c', 1);
+pub const BC_FREE_BUFFER: u32 = opcode::write::<u64>(b'c', 3);
+pub const BC_INCREFS_DONE: u32 = opcode::write::<PtrCookie>(b'c', 8);
+pub const BC_ACQUIRE_DONE: u32 = opcode::write::<PtrCookie>(b'c', 9);
+pub const BC_ENTER_LOOPER: u32 = opcode::none(b'c', 12);
+pub const BC_TRANSACTION_SG: u32 = opcode::write::<TransactionDataSg>(b'c', 17);
+
+pub const BR_TRANSACTION: u32 = opcode::read::<TransactionData>(b'r', 2);
+pub const BR_REPLY: u32 = opcode::read::<TransactionData>(b'r', 3);
+pub const BR_DEAD_REPLY: u32 = opcode::none(b'r', 5);
+pub const BR_TRANSACTION_COMPLETE: u32 = opcode::none(b'r', 6);
+pub const BR_INCREFS: u32 = opcode::read::<PtrCookie>(b'r', 7);
+pub const BR_ACQUIRE: u32 = opcode::read::<PtrCookie>(b'r', 8);
+pub const BR_RELEASE: u32 = opcode::read::<PtrCookie>(b'r', 9);
+pub const BR_DECREFS: u32 = opcode::read::<PtrCookie>(b'r', 10);
+pub const BR_NOOP: u32 = opcode::none(b'r', 12);
+pub const BR_SPAWN_LOOPER: u32 = opcode::none(b'r', 13);
+pub const BR_FAILED_REPLY: u32 = opcode::none(b'r', 17);
+pub const BR_ONEWAY_SPAM_SUSPECT: u32 = opcode::none(b'r', 19);
+
+/// How many bytes follow this code in the read buffer.
+pub fn payload_size(code: u32) -> usize {
+    ((code >> 16) & 0x3fff) as usize
+}
+
+/// The name of a return code, for messages.
+pub fn name(code: u32) -> String {
+    match code {
+        BR_TRANSACTION => "BR_TRANSACTION".into(),
+        BR_REPLY => "BR_REPLY".into(),
+        BR_DEAD_REPLY => "BR_DEAD_REPLY".into(),
+        BR_TRANSACTION_COMPLETE => "BR_TRANSACTION_COMPLETE".into(),
+        BR_FAILED_REPLY => "BR_FAILED_REPLY".into(),
+        BR_ONEWAY_SPAM_SUSPECT => "BR_ONEWAY_SPAM_SUSPECT".into(),
+        _ => format!("BR code {:#x}", code),
+    }
+}
