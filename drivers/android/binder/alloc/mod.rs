@@ -28,7 +28,8 @@
 //!
 //! Reclaim comes from the inside: it finds a page by the LRU, with the LRU lock held, and only tries the
 //! area's lock; it holds neither when it tries the VMA lock. No memory is allocated with the area's lock
-//! held, and the process lock of the driver isn't needed for anything here.
+//! held, and the process lock of the driver isn't needed for anything here; where it is held, it goes
+//! outside of the area's lock.
 
 use core::{
     cmp::min,
