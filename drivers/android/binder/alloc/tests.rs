@@ -370,7 +370,9 @@ mod suite {
         let buffer = fixture.reserve(PAGES * PAGE_SIZE)?;
         assert!(fixture.counts() == counts(PAGES, 0));
         for page in 0..PAGES {
-            fixture.alloc.write(&buffer, page * PAGE_SIZE, &(page as u8))?;
+            fixture
+                .alloc
+                .write(&buffer, page * PAGE_SIZE, &(page as u8))?;
         }
         for page in 0..PAGES {
             assert!(fixture.peek(page)? == page as u8);
@@ -405,8 +407,7 @@ mod suite {
         // The file points to where the allocator was before it was moved into the fixture.
         // SAFETY: The file is ours, and the allocator stays where it is from now on.
         unsafe {
-            (*fixture.file.as_ptr()).private_data =
-                ptr::from_ref(&*fixture.alloc).cast_mut().cast()
+            (*fixture.file.as_ptr()).private_data = ptr::from_ref(&*fixture.alloc).cast_mut().cast()
         };
         assert!(mmap(&fixture.file, PAGE_SIZE).err() == Some(EBUSY));
         Ok(())

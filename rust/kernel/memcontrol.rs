@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory cgroups.
+//!
+//! A memory cgroup ("memcg") is who pays for memory. This module lets a driver find out who that is
+//! ([`MemCgroup::from_mm`], [`MemCgroup::of_page`]) and charge allocations to somebody else than
+//! the current task ([`MemCgroup::with_active`]).
+//!
+//! Everything here compiles and does nothing without `CONFIG_MEMCG`, and does nothing when memory
+//! cgroups are off at run time (`cgroup_disable=memory`). There is no memcg to be had in either
+//! case: a [`MemCgroup`] always is a real one.
+//!
+//! C header: [`include/linux/memcontrol.h`](srctree/include/linux/memcontrol.h)
+
+#[cfg(CONFIG_MEMCG)]
+use crate::ffi::c_void;
+use crate::{
+    bindings,
+    mm::Mm,
+    page::Page,
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        rcu, //
+    },
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
+
+/// A memory cgroup, C's `struct mem_cgroup`.
+///
+/// It is reference counted by its css. A `&MemCgroup` may also be kept alive by an RCU read-side
+/// critical section ([`MemCgroup::of_page`]) or by the caller of a callback; turn it into an
+/// [`ARef`] to keep it longer than that.
+///
+/// A memcg whose cgroup has been removed stays around as long as it is referenced, but what was
+/// charged to it belongs to its parent from then on. So hold references for short.
+///
+/// # Invariants
+///
+/// Values of this type are always refcounted by `css_get` and `css_put`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{
+///     memcontrol::MemCgroup,
+///     mm::Mm,
+///     page::Page,
+///     sync::rcu, //
+/// };
+///
+/// /// Allocates a page that whoever owns `mm` pays for.
+/// fn alloc_for(mm: &Mm) -> Result<Page> {
+///     let memcg = MemCgroup::from_mm(mm);
+///     let page = MemCgroup::with_active(memcg.as_deref(), ||
+///     Page::alloc_page(GFP_KERNEL_ACCOUNT))?;
+///
+///     let guard = rcu::read_lock();
+///     if let Some(memcg) = MemCgroup::of_page(&page, &guard) {
+///         pr_debug!("memcg {} pays\n", memcg.id());
+///     }
+///     drop(guard);
+///     Ok(page)
+/// }
+/// # // KUnit runs in a kernel thread, which may lack an mm.
+/// # let mm = current!().mm().map(|mm| ARef::from(&**mm));
+/// # use kernel::sync::aref::ARef;
+/// # if let Some(mm) = mm { alloc_for(&mm)?; }
+/// # Ok::<(), Error>(())
+/// ```
+#[repr(transparent)]
+pub struct MemCgroup(Opaque<bindings::mem_cgroup>);
+
+// SAFETY: The reference count of a memcg can be changed from any thread.
+unsafe impl Send for MemCgroup {}
+
+// SAFETY: All methods on `MemCgroup` can be called in parallel from several threads.
+unsafe impl Sync for MemCgroup {}
+
+// SAFETY: By the type invariants, this type is always refcounted.
+unsafe impl AlwaysRefCounted for MemCgroup {
+    #[inline]
+    fn inc_ref(&self) {
+        // SAFETY: The pointer is valid since self is a reference.
+        unsafe { bindings::mem_cgroup_get(self.as_raw()) };
+    }
+
+    #[inline]
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: The caller is giving up their refcount.
+        unsafe { bindings::mem_cgroup_put(obj.cast().as_ptr()) };
+    }
+}
+
+impl MemCgroup {
+    /// Returns a raw pointer to the `struct mem_cgroup`.
+    #[inline]
+    pub fn as_raw(&self) -> *mut bindings::mem_cgroup {
+        self.0.get()
+    }
+
+    /// Borrows a memcg by a raw pointer, [`None`] if that is null.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be null or point at a memcg that isn't freed for the duration of `'a`.
+    #[inline]
+    pub unsafe fn from_raw<'a>(ptr: *mut bindings::mem_cgroup) -> Option<&'a MemCgroup> {
+        // SAFETY: By the requirements of this function, and because the layouts are the same due to
+        // `repr(transparent)`.
+        unsafe { ptr.cast::<MemCgroup>().as_ref() }
+    }
+
+    /// Gets the memcg that pays for an address space: the one of `mm`'s owner.
+    ///
+    /// [`None`] if memory cgroups are off. It is the root memcg, not [`None`], for a process that
+    /// is in none of its own.
+    ///
+    /// C: `get_mem_cgroup_from_mm`. Doesn't sleep.
+    #[inline]
+    pub fn from_mm(mm: &Mm) -> Option<ARef<MemCgroup>> {
+        // SAFETY: The pointer is valid since `mm` is a reference.
+        let memcg = unsafe { bindings::get_mem_cgroup_from_mm(mm.as_raw()) };
+
+        // SAFETY: A memcg that isn't null comes with a reference, which is handed over here.
+        NonNull::new(memcg).map(|memcg| unsafe { ARef::from_raw(memcg.cast()) })
+    }
+
+    /// Looks up the memcg that a page is charged to.
+    ///
+    /// [`None`] if the page is charged to nobody: it was allocated without `__GFP_ACCOUNT`, or for
+    /// somebody in the root cgroup, or memory cgroups are off.
+    ///
+    /// The answer holds for the length of the RCU read-side critical section only: when the cgroup
+    /// is removed, the page goes to its parent. Look it up each time, don't keep it.
+    ///
+    /// C: `page_memcg_check`. Doesn't sleep.
+    #[inline]
+    pub fn of_page<'rcu>(page: &Page, _guard: &'rcu rcu::Guard) -> Option<&'rcu MemCgroup> {
+        // SAFETY: The page is valid. A memcg that it is charged to isn't freed before a grace
+        // period has passed, and `_guard` keeps that from happening for the duration of `'rcu`.
+        unsafe { MemCgroup::from_raw(bindings::page_memcg_check(page.as_ptr())) }
+    }
+
+    /// Gets the memcg that the memory of an object is charged to, if it is to any.
+    ///
+    /// C: `mem_cgroup_from_virt`. Doesn't sleep.
+    ///
+    /// # Safety
+    ///
+    /// `object` must point into memory from `kmalloc`.
+    #[cfg(CONFIG_MEMCG)]
+    pub(crate) unsafe fn of_object(object: *const c_void) -> Option<ARef<MemCgroup>> {
+        let _guard = rcu::read_lock();
+
+        loop {
+            // SAFETY: By the requirements of this function; it is looked up under RCU.
+            let memcg = NonNull::new(unsafe { bindings::mem_cgroup_from_virt(object.cast_mut()) })?;
+
+            // One that can't be had any more is going away. Its parent takes its place.
+            // SAFETY: It isn't freed as long as `_guard` exists.
+            if unsafe { bindings::mem_cgroup_tryget(memcg.as_ptr()) } {
+                // SAFETY: There is a reference now, which is handed over.
+                return Some(unsafe { ARef::from_raw(memcg.cast()) });
+            }
+        }
+    }
+
+    /// Returns the number by which userspace knows this memcg: the inode number of its cgroup's
+    /// directory. For reports only.
+    ///
+    /// C: `mem_cgroup_id`.
+    #[inline]
+    pub fn id(&self) -> u64 {
+        // SAFETY: The pointer is valid since self is a reference.
+        unsafe { bindings::mem_cgroup_id(self.as_raw()) }
+    }
+
+    /// Runs `f` while all `__GFP_ACCOUNT` allocations of this task are charged to `memcg`.
+    ///
+    /// With [`None`], they are charged to the task itself, as they are outside of any such scope.
+    /// Scopes nest: the memcg that was active before is active again afterwards.
+    ///
+    /// C: `set_active_memcg`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     memcontrol::MemCgroup,
+    ///     page::Page, //
+    /// };
+    ///
+    /// fn alloc(payer: Option<&MemCgroup>) -> Result<Page> {
+    ///     Ok(MemCgroup::with_active(payer, || {
+    ///         Page::alloc_page(GFP_KERNEL_ACCOUNT)
+    ///     })?)
+    /// }
+    /// # alloc(None)?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[inline]
+    pub fn with_active<R>(memcg: Option<&MemCgroup>, f: impl FnOnce() -> R) -> R {
+        // SAFETY: The scope ends before this function returns and thus before that of the caller,
+        // before the borrow of `memcg` ends.
+        let _scope = unsafe { ActiveMemcg::new(memcg) };
+
+        f()
+    }
+}
+
+impl PartialEq for MemCgroup {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self, other)
+    }
+}
+
+impl Eq for MemCgroup {}
+
+/// The scope in which a memcg other than the task's own is charged.
+///
+/// [`MemCgroup::with_active`] is the safe way to have one. Use this where a closure can't be.
+///
+/// # Invariants
+///
+/// `old` is the memcg that was active before this scope began.
+#[must_use = "the scope ends when this is dropped"]
+pub struct ActiveMemcg<'a> {
+    old: *mut bindings::mem_cgroup,
+    _memcg: PhantomData<&'a MemCgroup>,
+    // The scope is one of the current task.
+    _nts: NotThreadSafe,
+}
+
+impl<'a> ActiveMemcg<'a> {
+    /// Begins a scope.
+    ///
+    /// # Safety
+    ///
+    /// The value returned must be dropped (not forgotten) before `'a` ends, in the same context
+    /// (task or interrupt), and after all scopes that begin after this one. A local variable that
+    /// is never moved is enough for that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     memcontrol::{
+    ///         ActiveMemcg,
+    ///         MemCgroup, //
+    ///     },
+    ///     page::Page, //
+    /// };
+    ///
+    /// fn alloc(payer: &MemCgroup) -> Result<Page> {
+    ///     // SAFETY: It is dropped when this function returns, and isn't moved.
+    ///     let _scope = unsafe { ActiveMemcg::new(Some(payer)) };
+    ///
+    ///     Ok(Page::alloc_page(GFP_KERNEL_ACCOUNT)?)
+    /// }
+    /// ```
+    #[inline]
+    pub unsafe fn new(memcg: Option<&'a MemCgroup>) -> Self {
+        let memcg = memcg.map_or(ptr::null_mut(), MemCgroup::as_raw);
+
+        Self {
+            // SAFETY: `memcg` is null, or valid until the scope ends.
+            // INVARIANT: This makes `memcg` active and returns what was so before.
+            old: unsafe { bindings::set_active_memcg(memcg) },
+            _memcg: PhantomData,
+            _nts: NotThreadSafe,
+        }
+    }
+}
+
+impl Drop for ActiveMemcg<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants `old` was active before. The scope that made it so is
+        // still there, because scopes end in the reverse order of their beginnings.
+        unsafe { bindings::set_active_memcg(self.old) };
+    }
+}
+
+#[cfg(CONFIG_RUST_SHRINKER_KUNIT_TEST)]
+#[crate::prelude::kunit_tests(rust_memcontrol)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::prelude::*;
+
+    /// The memcg of the kernel itself, if memory cgroups are on.
+    pub(crate) fn root() -> Option<ARef<MemCgroup>> {
+        // SAFETY: `init_mm` is static.
+        MemCgroup::from_mm(unsafe { Mm::from_raw(&raw const bindings::init_mm) })
+    }
+
+    /// Which memcg is active, found out by replacing it for a moment.
+    fn active() -> *mut bindings::mem_cgroup {
+        // SAFETY: Null stands for none. What was active before is valid, and put back at once.
+        unsafe {
+            let old = bindings::set_active_memcg(ptr::null_mut());
+            bindings::set_active_memcg(old);
+            old
+        }
+    }
+
+    #[test]
+    fn root_is_there_if_memcgs_are() {
+        match root() {
+            Some(root) => {
+                assert!(cfg!(CONFIG_MEMCG));
+                assert!(root.id() != 0);
+                assert!(*root == *root.clone());
+            }
+            // `cgroup_disable=memory` is the only other reason.
+            None => assert!(active().is_null()),
+        }
+    }
+
+    #[test]
+    fn active_nests_and_restores() {
+        assert!(active().is_null());
+
+        let Some(root) = root() else {
+            // It's a scope that does nothing.
+            assert_eq!(MemCgroup::with_active(None, || 5), 5);
+            return;
+        };
+        MemCgroup::with_active(Some(&root), || {
+            assert!(ptr::eq(active(), root.as_raw()));
+
+            MemCgroup::with_active(None, || {
+                assert!(active().is_null());
+                MemCgroup::with_active(Some(&root), || assert!(ptr::eq(active(), root.as_raw())));
+                assert!(active().is_null());
+            });
+            assert!(ptr::eq(active(), root.as_raw()));
+        });
+        assert!(active().is_null());
+    }
+
+    #[test]
+    fn active_ends_on_early_return() {
+        let ret: Result = MemCgroup::with_active(root().as_deref(), || Err(ENOMEM));
+        assert_eq!(ret, Err(ENOMEM));
+        assert!(active().is_null());
+    }
+
+    #[test]
+    fn pages_of_nobody() -> Result {
+        let page = Page::alloc_page(GFP_KERNEL)?;
+        assert!(MemCgroup::of_page(&page, &rcu::read_lock()).is_none());
+
+        // The root memcg pays for nothing.
+        let page =
+            MemCgroup::with_active(root().as_deref(), || Page::alloc_page(GFP_KERNEL_ACCOUNT))?;
+        assert!(MemCgroup::of_page(&page, &rcu::read_lock()).is_none());
+        Ok(())
+    }
+}
