@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The Binder buffer allocator as an overlay on the Linux kernel. `make help` says what there is; everything
+# that a target needs, it gets.
+
+LAB := tools/testing/binder/lab
+VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT
+export $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@echo 'Targets:'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo
+	@echo 'Variables (make NAME=value):'
+	@sed -n 's/^#: \([A-Z_]*\) \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+#: BINDER_LAB_DIR cache of source, tools and builds (default ~/.cache/binder-lab)
+#: KERNEL_SRC kernel tree or tarball to use instead of Debian's; for apply and unapply the tree to change
+#: VM um (default) or qemu: which virtual machine
+#: KERNEL variant to build: um-debug (default), um, x86_64-debug ...: architecture and configs/*.config
+#: TOOLCHAIN host: build the kernel with this machine's own tools
+#: JOBS how many compilers at once (default: one a processor)
+#: TIMEOUT seconds that a command in the virtual machine may take (default 600)
+#: DEBIAN_MIRROR where Debian's packages come from (default http://deb.debian.org/debian)
+
+.PHONY: demo
+demo: ## Binder traffic through the allocator, and idle pages given back; report/index.html
+	@$(LAB)/demo
+
+.PHONY: test
+test: ## all tests; the last line counts them
+	@$(LAB)/test
+
+.PHONY: shell
+shell: ## a shell in the virtual machine, with the Binder devices mounted
+	@$(LAB)/shell
+
+.PHONY: check
+check: ## rustfmt, clippy, W=1 and checkpatch on our files
+	@$(LAB)/check
+
+.PHONY: build
+build: ## build the kernel and the programs of the virtual machine, and no more
+	@$(LAB)/build
+
+.PHONY: apply
+apply: ## put overlay and patches on the tree KERNEL_SRC
+	@$(LAB)/apply apply "$(KERNEL_SRC)"
+
+.PHONY: unapply
+unapply: ## take them off again
+	@$(LAB)/apply unapply "$(KERNEL_SRC)"
+
+.PHONY: clean
+clean: ## remove this checkout's builds from the cache
+	@$(LAB)/clean work
+
+.PHONY: distclean
+distclean: ## remove the whole cache
+	@$(LAB)/clean all
