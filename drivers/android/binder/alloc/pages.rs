@@ -135,11 +135,11 @@ impl Slot {
 
     /// The page on this slot, if there is one.
     fn page(&self) -> Option<BorrowedPage<'_>> {
+        let raw = self.raw_page()?;
         // SAFETY: By the type invariants the slot owns the page. The caller either has the area's
-        // lock, or holds a buffer on the page, or the slot is linked and the LRU is locked: in none
-        // of the cases is the page taken off the slot.
-        self.raw_page()
-            .map(|raw| unsafe { BorrowedPage::from_raw(raw) })
+        // lock, or the slot is linked and the LRU is locked: in both cases the page isn't taken off
+        // the slot.
+        Some(unsafe { BorrowedPage::from_raw(raw) })
     }
 
     /// Changes the state; the page stays what it is.
