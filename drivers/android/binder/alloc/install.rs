@@ -70,15 +70,23 @@ impl Area {
         drop(state);
 
         let result = self.fill(&mm, window, range.clone());
+        let mut pages = KVec::new();
         if result.is_err() {
-            self.undo(&mm, window, range.clone());
+            self.unmap(&mm, window, range.clone());
+            // If there is no memory for this, the pages are freed with the lock held.
+            pages = KVec::with_capacity(range.len(), GFP_KERNEL | __GFP_NOWARN).unwrap_or_default();
         }
 
+        // As soon as the lock is dropped, what is installing in this range may be so by others.
         let mut state = self.state.lock();
         if let Some(mapped) = state.mapped.as_mut() {
-            mapped.pages.finish_install(range);
+            match result {
+                Ok(()) => mapped.pages.finish_install(range),
+                Err(_) => mapped.pages.abort_install(range, &mut pages),
+            }
         }
         self.settle(state);
+        drop(pages);
         result
     }
 
@@ -109,22 +117,13 @@ impl Area {
         })
     }
 
-    /// Unmaps and frees what [`fill`](Self::fill) brought before it failed.
+    /// Unmaps what [`fill`](Self::fill) brought before it failed.
     #[cold]
-    fn undo(&self, mm: &MmWithUser, window: Window, range: Range<usize>) {
-        while let Some(run) = self.installing(range.clone(), true) {
-            window.zap_wait(mm, self, run.clone());
-            self.abort(run);
-        }
-        self.abort(range);
-    }
-
-    #[cold]
-    fn abort(&self, range: Range<usize>) {
-        // If there is no memory for this, the pages are freed with the lock held.
-        let mut pages = KVec::with_capacity(BATCH, GFP_KERNEL | __GFP_NOWARN).unwrap_or_default();
-        if let Some(mapped) = self.state.lock().mapped.as_mut() {
-            mapped.pages.abort_install(range, &mut pages);
+    fn unmap(&self, mm: &MmWithUser, window: Window, range: Range<usize>) {
+        let mut start = range.start;
+        while let Some(run) = self.installing(start..range.end, true) {
+            start = run.end;
+            window.zap_wait(mm, self, run);
         }
     }
 

@@ -56,7 +56,8 @@ use kernel::{
     },
     task::Pid,
     transmute::FromBytes,
-    uaccess::UserSliceReader, //
+    uaccess::UserSliceReader,
+    warn_on, //
 };
 
 use crate::allocation::AllocationInfo;
@@ -97,6 +98,8 @@ const ALIGN: usize = size_of::<usize>();
 /// While the value exists, the range is reserved in the area, and all pages that it lies on are in use
 /// (or being brought into use, before [`BufferAllocator::reserve`] returns it).
 pub(crate) struct Buffer {
+    /// Address of the area that it lies in, only to be compared.
+    area: usize,
     offset: usize,
     size: usize,
     /// Where the process sees it.
@@ -117,6 +120,11 @@ impl Buffer {
 
     pub(crate) fn debug_id(&self) -> usize {
         self.debug_id
+    }
+
+    /// Whether it lies in `area`.
+    fn is_in(&self, area: &Area) -> bool {
+        self.area == ptr::from_ref(area).addr()
     }
 
     /// The indices of the pages that it lies on.
@@ -211,7 +219,8 @@ impl Area {
 ///
 /// # Invariants
 ///
-/// No slot of the area's page table is linked in the LRU once this is dropped.
+/// Buffers go back before this is dropped: the driver keeps them in an `Allocation`, along with a reference
+/// to the process that this belongs to. No slot of the area's page table is linked in the LRU once this is dropped.
 pub(crate) struct BufferAllocator {
     area: Arc<Area>,
 }
@@ -414,6 +423,7 @@ impl BufferAllocator {
                 Ok((offset, suspect)) => {
                     // INVARIANT: The range is reserved; its pages come before this method returns.
                     let buffer = Buffer {
+                        area: ptr::from_ref(&*self.area).addr(),
                         offset,
                         size,
                         address: mapped.window.start + offset,
@@ -444,6 +454,9 @@ impl BufferAllocator {
     /// Gives `buffer` to the process, which gives it back with [`existing`](Self::existing). `data` stays
     /// with it.
     pub(crate) fn commit(&self, buffer: Buffer, data: Option<AllocationInfo>) {
+        if warn_on!(!buffer.is_in(&self.area)) {
+            return;
+        }
         let mut state = self.area.state.lock();
         let Some(mapped) = state.mapped.as_mut() else {
             return;
@@ -467,15 +480,18 @@ impl BufferAllocator {
         let mapped = state.mapped.as_mut().ok_or(ENOENT)?;
         let offset = address.checked_sub(mapped.window.start).ok_or(ENOENT)?;
         let existing = mapped.ranges.existing(offset)?;
-        Ok(mapped.taken_back(offset, existing))
+        Ok(mapped.taken_back(&self.area, offset, existing))
     }
 
     /// Frees `buffer`. Pages that no other buffer lies on become idle.
     ///
     /// # Context
     ///
-    /// Doesn't sleep.
+    /// May sleep.
     pub(crate) fn release(&self, buffer: Buffer) {
+        if warn_on!(!buffer.is_in(&self.area)) {
+            return;
+        }
         let mut state = self.area.state.lock();
         let Some(mapped) = state.mapped.as_mut() else {
             return;
@@ -508,7 +524,7 @@ impl BufferAllocator {
         let mut state = self.area.state.lock();
         let mapped = state.mapped.as_mut()?;
         let (offset, existing) = mapped.ranges.take_next()?;
-        Some(mapped.taken_back(offset, existing))
+        Some(mapped.taken_back(&self.area, offset, existing))
     }
 
     /// Frees the idle pages, after [`close`](Self::close), when the file has been released and thus the
@@ -521,11 +537,13 @@ impl BufferAllocator {
 impl Mapped {
     fn taken_back(
         &self,
+        area: &Area,
         offset: usize,
         existing: ranges::Existing<AllocationInfo>,
     ) -> (Buffer, Option<AllocationInfo>) {
         // INVARIANT: The range is reserved again, and its pages have stayed in use all the time.
         let buffer = Buffer {
+            area: ptr::from_ref(area).addr(),
             offset,
             size: existing.size,
             address: self.window.start + offset,
@@ -547,7 +565,7 @@ impl BufferAllocator {
         mut f: impl FnMut(&Page, usize, usize) -> Result,
     ) -> Result {
         let end = offset.checked_add(len).ok_or(EFAULT)?;
-        if end > buffer.size {
+        if end > buffer.size || !buffer.is_in(&self.area) {
             return Err(EFAULT);
         }
         let end = buffer.offset + end;
@@ -650,7 +668,7 @@ impl BufferAllocator {
         for buffer in mapped.ranges.iter() {
             seq_print!(
                 m,
-                "  buffer {}: {:x} size {} pid {}",
+                "  buffer {}: {} size {} pid {}",
                 buffer.meta.debug_id,
                 buffer.offset,
                 buffer.size,

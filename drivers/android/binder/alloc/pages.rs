@@ -28,8 +28,8 @@
 //! | isolated               | idle       | the same reclaimer, when it can't unmap the page now    |
 //! | in use, idle           | absent     | teardown, when nothing maps the area any more           |
 //!
-//! Nobody waits while it has made a page installing or isolated, so a thread may wait for the end of
-//! both ([`PageTable::in_transit`]).
+//! A thread may wait for the end of both installing and isolated ([`PageTable::in_transit`]): nobody
+//! waits for that, or for anybody who may wait for it, while it has made a page so itself.
 //!
 //! # A page in use may stay on the LRU
 //!
@@ -94,7 +94,7 @@ pub(crate) struct Slot {
 }
 
 kernel::list_lru::impl_lru_item! {
-    // The node of a page never changes. Its memcg is changed by reparenting only, as for any page. A slot
+    // SAFETY: The node of a page never changes. Its memcg is changed by reparenting only, as for any page. A slot
     // keeps its page while it is linked.
     unsafe impl LruItem for Slot {
         using LruLinks { self.links };
@@ -299,7 +299,7 @@ impl PageTable {
         self.slot(index).map_or(State::Absent, Slot::state)
     }
 
-    /// Page `index`, on which `buffer` lies.
+    /// Page `index`, on which `buffer` lies, a buffer in this area.
     pub(super) fn in_use<'b>(&self, index: usize, buffer: &'b Buffer) -> Option<BorrowedPage<'b>> {
         let slot = self.slot(index)?;
         if !buffer.pages().contains(&index) || slot.state() != State::InUse {
@@ -307,8 +307,8 @@ impl PageTable {
         }
         let raw = slot.raw_page()?;
         // SAFETY: By the invariants of `Buffer`, all pages that it lies on stay in use while it exists,
-        // and a page in use isn't taken off its slot: teardown takes such pages too, but a buffer keeps
-        // the process, hence the area, from being torn down.
+        // and a page in use isn't taken off its slot but by teardown, which by the invariants of
+        // `BufferAllocator` finds no buffer any more.
         Some(unsafe { BorrowedPage::from_raw(raw) })
     }
 
@@ -421,7 +421,7 @@ impl PageTable {
         unsafe { lru.add_many(idle) };
     }
 
-    /// idle -> isolated for a page that isn't on the LRU any more.
+    /// idle -> isolated for a page that has just been taken off the LRU; nothing for one in use.
     pub(super) fn isolate(&mut self, index: usize) -> Option<Page> {
         let slot = self.slot(index)?;
         if slot.state() != State::Idle {

@@ -6,7 +6,10 @@
 //! takes their idle neighbours along. So the mm is pinned and the VMA is locked once for a batch, and
 //! adjoining pages are unmapped in one go.
 
-use core::mem::take;
+use core::{
+    cmp::min,
+    mem::take, //
+};
 
 use kernel::{
     list_lru::{LruCursor, Verdict},
@@ -17,7 +20,7 @@ use kernel::{
 };
 
 use super::{
-    pages::{IdleLru, Slot, State},
+    pages::{IdleLru, Slot},
     vma::Zap,
     Area, //
 };
@@ -28,7 +31,8 @@ const BATCH: usize = 32;
 /// Scans `sc.nr_to_scan()` slots of the LRU of `sc`, and frees the pages that are idle.
 ///
 /// What it looked at goes into `sc.nr_scanned()`; that can be more than it was asked to look at, because
-/// of the neighbours.
+/// of the neighbours. The neighbours belong to the same process, but if that has moved to another memory
+/// cgroup since, they may be charged to the other one.
 ///
 /// # Context
 ///
@@ -38,9 +42,12 @@ pub(crate) fn scan(lru: &IdleLru, sc: &mut ShrinkControl) -> Scan {
     let mut scanned = 0;
     let mut freed = 0;
     let mut moved = false;
+    // Whoever scans by debugfs may ask for any number. Slots that can't be had now are rotated: don't
+    // come to them again and again, with the LRU locked.
+    let nr_to_scan = min(sc.nr_to_scan(), lru.count(sc));
 
-    while scanned < sc.nr_to_scan() {
-        let to_walk = sc.nr_to_scan() - scanned;
+    while scanned < nr_to_scan {
+        let to_walk = nr_to_scan - scanned;
         let mut left = to_walk;
         let mut batch = Batch::default();
         lru.walk(sc, &mut left, |cursor| batch.visit(cursor));
@@ -113,13 +120,12 @@ impl Batch {
         if self.area.is_none() {
             self.area = Some(area.into());
         }
-        if mapped.pages.state(index) == State::Idle {
-            if let Some(page) = mapped.pages.isolate(index) {
-                self.push(index, page);
-            }
-        }
         // In use it only loses its link, to be linked again when it gets idle.
-        cursor.remove()
+        let verdict = cursor.remove();
+        if let Some(page) = mapped.pages.isolate(index) {
+            self.push(index, page);
+        }
+        verdict
     }
 
     /// Isolates idle pages next to those of the batch. Says how many.
@@ -149,7 +155,10 @@ impl Batch {
 
     /// Unmaps and frees the pages, as far as that is possible without waiting for a lock; the others go
     /// back to the tail of the LRU. Says how many were freed.
-    fn free(mut self, area: &Area, lru: &IdleLru) -> usize {
+    fn free(&mut self, area: &Area, lru: &IdleLru) -> usize {
+        if self.len == 0 {
+            return 0;
+        }
         self.pages[..self.len].sort_unstable_by_key(|page| page.as_ref().map(|(index, _)| *index));
         let unmapped = self.unmap(area);
 
