@@ -46,10 +46,12 @@ pub(crate) fn scan(lru: &IdleLru, sc: &mut ShrinkControl) -> Scan {
     // come to them again and again, with the LRU locked.
     let nr_to_scan = min(sc.nr_to_scan(), lru.count(sc));
 
+    let mut batch = Batch::new();
+
     while scanned < nr_to_scan {
         let to_walk = nr_to_scan - scanned;
         let mut left = to_walk;
-        let mut batch = Batch::default();
+        batch.stopped = false;
         lru.walk(sc, &mut left, |cursor| batch.visit(cursor));
         let walked = to_walk - left - usize::from(batch.stopped);
         scanned += walked;
@@ -74,24 +76,47 @@ pub(crate) fn scan(lru: &IdleLru, sc: &mut ShrinkControl) -> Scan {
 }
 
 /// Isolated pages of one area.
-#[derive(Default)]
+///
+/// There is one of it on the stack of a reclaimer, which may be deep down there: it isn't moved.
 struct Batch {
     /// The area, from the first slot on that was taken off the LRU.
     area: Option<Arc<Area>>,
-    len: usize,
+    /// In the order of their indices, the first `len`.
     pages: [Option<(usize, Page)>; BATCH],
+    len: usize,
     /// Whether the walk ended at a slot that was not dealt with.
     stopped: bool,
 }
 
 impl Batch {
+    fn new() -> Self {
+        Self {
+            area: None,
+            pages: [const { None }; BATCH],
+            len: 0,
+            stopped: false,
+        }
+    }
+
     fn is_full(&self) -> bool {
         self.len == BATCH
     }
 
+    fn index(&self, nth: usize) -> Option<usize> {
+        let place = self.pages[..self.len].get(nth)?;
+        place.as_ref().map(|(index, _)| *index)
+    }
+
+    /// Adds a page to a batch that isn't full.
     fn push(&mut self, index: usize, page: Page) {
-        self.pages[self.len] = Some((index, page));
+        let mut nth = self.len;
+        self.pages[nth] = Some((index, page));
         self.len += 1;
+        // Most often it comes next, as pages were released one after the other.
+        while nth > 0 && self.index(nth - 1) > Some(index) {
+            self.pages.swap(nth, nth - 1);
+            nth -= 1;
+        }
     }
 
     /// Decides what becomes of the slot that the walk has come to.
@@ -135,20 +160,21 @@ impl Batch {
         let Some(mapped) = state.mapped.as_mut() else {
             return 0;
         };
-        for nth in 0..before {
-            let Some(start) = self.pages[nth].as_ref().map(|(index, _)| *index) else {
+        // From the last on, so that what is added beyond doesn't shift those that are to come.
+        for nth in (0..before).rev() {
+            let Some(start) = self.index(nth) else {
                 continue;
             };
             let mut take_while_idle = |index: usize| {
-                let page = if self.len < BATCH {
-                    mapped.pages.unlink_and_isolate(index, lru)
-                } else {
+                let page = if self.is_full() {
                     None
+                } else {
+                    mapped.pages.unlink_and_isolate(index, lru)
                 };
                 page.map(|page| self.push(index, page)).is_some()
             };
-            let _ = (0..start).rev().all(&mut take_while_idle);
             let _ = (start + 1..).all(&mut take_while_idle);
+            let _ = (0..start).rev().all(&mut take_while_idle);
         }
         self.len - before
     }
@@ -159,7 +185,6 @@ impl Batch {
         if self.len == 0 {
             return 0;
         }
-        self.pages[..self.len].sort_unstable_by_key(|page| page.as_ref().map(|(index, _)| *index));
         let unmapped = self.unmap(area);
 
         let mut state = area.state.lock();
@@ -184,11 +209,13 @@ impl Batch {
         }
         area.settle(state);
         drop(unused);
-        // The pages that are left in the batch are freed with it.
+        // What is left in the batch is freed here.
+        self.pages[..self.len].fill_with(|| None);
+        self.len = 0;
         freed
     }
 
-    /// Unmaps the pages, which are sorted, from the first on. Says how many of them are unmapped.
+    /// Unmaps the pages from the first on. Says how many of them are unmapped.
     fn unmap(&self, area: &Area) -> usize {
         let Some(mm) = area.mm.mmget_not_zero() else {
             // The process has gone, and with it its mappings.
@@ -204,12 +231,11 @@ impl Batch {
         else {
             return self.len;
         };
-        let index = |nth: usize| self.pages[nth].as_ref().map(|(index, _)| *index);
         let mut zap = Zap::new(window, &mm, area);
         let mut nth = 0;
-        while let Some(start) = (nth < self.len).then(|| index(nth)).flatten() {
+        while let Some(start) = self.index(nth) {
             let mut end = start;
-            while nth + (end - start) < self.len && index(nth + (end - start)) == Some(end) {
+            while self.index(nth + (end - start)) == Some(end) {
                 end += 1;
             }
             let done = zap.try_run(start..end);

@@ -508,6 +508,19 @@ mod suite {
     }
 
     #[test]
+    fn a_buffer_is_of_no_use_with_another_area() -> Result {
+        let first = Fixture::new()?;
+        let second = Fixture::on(first.lru.clone())?;
+        let mine = first.reserve(PAGE_SIZE)?;
+        let other = second.reserve(PAGE_SIZE)?;
+        assert!(first.alloc.write(&other, 0, &1u8) == Err(EFAULT));
+        assert!(second.alloc.read::<u8>(&mine, 0) == Err(EFAULT));
+        first.alloc.release(mine);
+        second.alloc.release(other);
+        Ok(())
+    }
+
+    #[test]
     fn teardown_takes_back_what_the_process_has() -> Result {
         let fixture = Fixture::new()?;
         for _ in 0..3 {
