@@ -6,7 +6,10 @@ use crate::{
     fail,
     outcome::{skip, Context, Outcome},
 };
-use rustix::process::Pid;
+use rustix::{
+    fs::{open, Mode, OFlags},
+    process::Pid,
+};
 use std::{
     fs,
     os::unix::fs::MetadataExt,
@@ -68,6 +71,14 @@ impl Cgroup {
 
     pub fn write(&self, file: &str, value: &str) -> Outcome {
         Ok(fs::write(self.path.join(file), value)?)
+    }
+
+    /// Sets `memory.max`, in pages, at once. If more is in use, nothing is killed for that.
+    pub fn limit(&self, pages: u64) -> Outcome {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = open(self.path.join("memory.max"), flags, Mode::empty())?;
+        rustix::io::write(file, (pages * 4096).to_string().as_bytes())?;
+        Ok(())
     }
 
     /// What `memory.current` says, in pages.

@@ -85,6 +85,12 @@ impl Received {
     pub fn bytes(&self) -> Vec<u8> {
         peek(self.addr, self.len)
     }
+
+    /// Whether these are the bytes; takes no memory to find out.
+    pub fn has(&self, data: &[u8]) -> bool {
+        // SAFETY: Until it is freed, nobody writes to what the driver says is there.
+        data == unsafe { std::slice::from_raw_parts(self.addr as *const u8, self.len) }
+    }
 }
 
 /// What the driver returned.

@@ -112,7 +112,9 @@ fn run_one(test: &Test, index: usize) -> Verdict {
     // Both sides set the group: whoever comes first.
     let _ = rustix::process::setpgid(Some(child), Some(child));
     let status = wait_for(child, test.limit);
-    end_group(child);
+    if !end_group(child) {
+        return Verdict::Fail("killed, but something of it hangs in the kernel".into());
+    }
     // All writers are gone now: what is there is all that there will be.
     let mut message = String::new();
     let _ = ours.set_nonblocking(true);
@@ -147,13 +149,22 @@ pub fn wait_for(child: Pid, limit: Duration) -> Option<rustix::process::WaitStat
         .map(|(_, status)| status)
 }
 
-/// Kills what is left of a test's group and reaps it.
-fn end_group(group: Pid) {
+/// Kills what is left of a test's group and reaps it; false if that takes too long.
+fn end_group(group: Pid) -> bool {
     let _ = kill_process_group(group, Signal::CONT);
     let _ = kill_process_group(group, Signal::KILL);
-    while waitpgid(group, WaitOptions::empty()).is_ok() {}
+    let until = Instant::now() + Duration::from_secs(5);
+    while let Ok(reaped) = waitpgid(group, WaitOptions::NOHANG) {
+        if reaped.is_none() {
+            if Instant::now() > until {
+                return false;
+            }
+            sleep(Duration::from_millis(1));
+        }
+    }
     // Anybody who left the group but ended meanwhile.
     while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+    true
 }
 
 /// What must be the same after a test as before it.

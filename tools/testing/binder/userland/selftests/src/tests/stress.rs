@@ -3,7 +3,8 @@
 //! Many at once.
 
 use crate::{
-    binder::{Binder, Device, KIB, MIB},
+    binder::{Binder, Device, KIB, MIB, PAGE},
+    cgroup::Cgroup,
     check, check_eq,
     data::{checksum, pattern},
     endpoint::{Endpoint, Txn},
@@ -13,10 +14,14 @@ use crate::{
     remote::Receiver,
     runner::{Bench, Test},
     shrinker, tests,
-    uapi::{name, BR_TRANSACTION_COMPLETE, SET_CONTEXT_MGR},
+    uapi::{name, BR_FAILED_REPLY, BR_TRANSACTION_COMPLETE, SET_CONTEXT_MGR, TF_ONE_WAY},
 };
+use rustix::io::Errno;
 use std::{
-    sync::Arc,
+    sync::{
+        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -26,6 +31,7 @@ pub const TESTS: &[Test] = tests!["stress":
     four_clients_four_servers_under_the_shrinker @ 20,
     processes_come_and_go @ 30,
     mappings_go_under_fire @ 30,
+    installations_fail_half_way @ 30,
 ];
 
 const TIME: Duration = Duration::from_secs(2);
@@ -56,7 +62,7 @@ fn spawn_server(dev: &Device) -> Outcome<Peer> {
             loop {
                 let txn = server.receive()?;
                 let data = txn.bytes();
-                if txn.flags & crate::uapi::TF_ONE_WAY != 0 {
+                if txn.flags & TF_ONE_WAY != 0 {
                     server.free(txn.addr)?;
                     continue;
                 }
@@ -193,4 +199,142 @@ fn mappings_go_under_fire(bench: &Bench) -> Outcome {
         }
     }
     shrinker.kill()
+}
+
+/// How much the receiver of [`installations_fail_half_way`] maps.
+const AREA: usize = 4 * MIB;
+
+/// What is sent when `len` bytes are sent: a part of `data`, not always the same.
+fn payload(data: &[u8], len: usize) -> &[u8] {
+    &data[len % 251..][..len]
+}
+
+/// A receiver that compares and frees what it gets. It replies with how many oneway transactions it got.
+///
+/// It takes no more memory once it has got something of each kind: its cgroup has none for it, and
+/// what a receiver asks for itself does set off the OOM killer.
+fn spawn_checker(dev: &Device, cgroup: &Cgroup, data: &[u8]) -> Outcome<Peer> {
+    let mut peer = Peer::spawn(|link| {
+        cgroup.enter()?;
+        let mut receiver = Endpoint::manager(dev, AREA)?;
+        link.send(0)?;
+        let mut oneway = 0u64;
+        loop {
+            let txn = receiver.receive()?;
+            check!(
+                txn.has(payload(data, txn.len)),
+                "transaction of {} bytes changed",
+                txn.len
+            );
+            if txn.flags & TF_ONE_WAY == 0 {
+                receiver.reply(&txn, &oneway.to_ne_bytes())?;
+            } else {
+                oneway += 1;
+                receiver.free(txn.addr)?;
+            }
+        }
+    })?;
+    peer.link.recv()?;
+    Ok(peer)
+}
+
+/// Calls the checker, which must get it; the answer is how many oneway transactions it got.
+fn call(client: &mut Endpoint, data: &[u8], len: usize) -> Outcome<u64> {
+    client.post(&Txn::new(payload(data, len)))?;
+    match client.reply_to_post()? {
+        Ok(reply) => {
+            let oneway = u64::from_ne_bytes(reply.bytes().as_slice().try_into()?);
+            client.free(reply.addr)?;
+            Ok(oneway)
+        }
+        Err(code) => crate::fail!(
+            "call of {len} bytes: {}, {}",
+            name(code),
+            client.extended_error()?
+        ),
+    }
+}
+
+/// Sends oneway transactions to a receiver that often has no memory; says how many it got, how many not.
+fn bombard(client: &mut Endpoint, data: &[u8], seed: u64) -> Outcome<(u64, u64)> {
+    let until = Instant::now() + TIME + Duration::from_secs(1);
+    let (mut sent, mut failed) = (0, 0);
+    while Instant::now() < until {
+        let number = (sent + failed) * 7919 + seed * 1_000_003;
+        // The first sends only large ones, the last mostly small ones. A small one often comes to
+        // lie on the last page of a large one.
+        let len = match (sent + failed) % (seed + 1) {
+            0 => 16 * KIB + number as usize % (400 * KIB),
+            _ => 8 + number as usize % 593,
+        };
+        match client.send(&Txn::oneway(payload(data, len)))? {
+            BR_TRANSACTION_COMPLETE => sent += 1,
+            BR_FAILED_REPLY => {
+                failed += 1;
+                let error = client.extended_error()?;
+                // The receiver has no memory, or the sender has spent the oneway space.
+                check!(
+                    error == Errno::NOMEM || error == Errno::NOSPC,
+                    "transaction of {len} bytes: {error}"
+                );
+            }
+            code => crate::fail!("transaction of {len} bytes: {}", name(code)),
+        }
+    }
+    Ok((sent, failed))
+}
+
+/// Buffers share their first and last page with others. What a failed installation takes back must
+/// not be what another thread is installing on the shared page.
+fn installations_fail_half_way(bench: &Bench) -> Outcome {
+    const SENDERS: u64 = 6;
+    const SIZES: [usize; 6] = [8, 100, 600, 16 * KIB + 8, 60 * KIB + 100, 200 * KIB];
+    let cgroup = Cgroup::create("half-way")?;
+    let data = pattern(1, AREA + 256);
+    let _receiver = spawn_checker(&bench.dev, &cgroup, &data)?;
+    let binder = Arc::new(Binder::mapped(&bench.dev, MIB)?);
+    let mut client = Endpoint::new(binder.clone());
+    for len in SIZES {
+        call(&mut client, &data, len)?;
+        client.deliver(payload(&data, len))?;
+    }
+    while call(&mut client, &data, 8)? < SIZES.len() as u64 {}
+
+    cgroup.reclaim((AREA / PAGE) as u64);
+    let least = cgroup.pages()?;
+    let mut squeezer = Peer::spawn(|_| {
+        for more in [0, 80, 20, 120, 60, 200, 40].into_iter().cycle() {
+            cgroup.limit(least + more)?;
+            cgroup.reclaim(16);
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    })?;
+    let (sent, failed) = (AtomicU64::new(0), AtomicU64::new(0));
+    threads(SENDERS, |i| {
+        let (more, less) = bombard(&mut Endpoint::new(binder.clone()), &data, i)?;
+        sent.fetch_add(more, Relaxed);
+        failed.fetch_add(less, Relaxed);
+        Ok(())
+    })?;
+    let (sent, failed) = (sent.into_inner(), failed.into_inner());
+    note!("{sent} transactions, {failed} failed");
+    check!(
+        sent > 0 && failed > 0,
+        "{sent} transactions, {failed} failed"
+    );
+
+    squeezer.kill()?;
+    cgroup.write("memory.max", "max")?;
+    // The receiver gets all that was sent, and then each page can be used.
+    while call(&mut client, &data, 8)? < sent + SIZES.len() as u64 {}
+    threads(SENDERS, |_| {
+        let mut client = Endpoint::new(binder.clone());
+        SIZES
+            .iter()
+            .try_for_each(|&len| call(&mut client, &data, len).map(|_| ()))
+    })?;
+    call(&mut client, &data, AREA)?;
+    check_eq!(cgroup.event("oom_kill")?, 0, "oom_kill");
+    Ok(())
 }
