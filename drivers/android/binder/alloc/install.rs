@@ -22,15 +22,15 @@ use super::{
 /// How many pages are allocated and mapped at a time.
 const BATCH: usize = 32;
 
-/// The receiver pays for its pages, but a sender must not set off the OOM killer among the receivers:
-/// the allocation fails, and with it the transaction.
+/// The receiver pays for its pages, but a sender must not set off the OOM killer among the
+/// receivers: the allocation fails, and with it the transaction.
 fn page_flags() -> Flags {
     GFP_KERNEL_ACCOUNT | __GFP_HIGHMEM | __GFP_ZERO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
 }
 
 impl Area {
-    /// Brings all pages of `range` into use, for a buffer that has been reserved on them. On failure,
-    /// exactly the pages are there that were there before.
+    /// Brings all pages of `range` into use, for a buffer that has been reserved on them. On
+    /// failure, exactly the pages are there that were there before.
     ///
     /// # Errors
     ///
@@ -39,11 +39,12 @@ impl Area {
     ///
     /// # Context
     ///
-    /// May sleep. The caller may be any process, and usually isn't the one that the area belongs to.
+    /// May sleep. The caller may be any process, and usually isn't the one that the area belongs
+    /// to.
     pub(super) fn install(self: ArcBorrow<'_, Self>, range: Range<usize>) -> Result {
-        // The sender may hold the last reference by the time that it is dropped. If the mm were torn
-        // down here and now, the sender might wait in the middle of that for somebody who waits for
-        // it.
+        // The sender may hold the last reference by the time that it is dropped. If the mm were
+        // torn down here and now, the sender might wait in the middle of that for somebody who
+        // waits for it.
         let mm = MmWithUser::into_mmput_async(self.mm.mmget_not_zero().ok_or(ESRCH)?);
 
         let mut state = self.state.lock();

@@ -3,8 +3,9 @@
 //! The transaction buffers of a process.
 //!
 //! A process maps an area; each transaction to it gets a buffer in there: a range of bytes that the
-//! driver writes and the process reads. This module decides where buffers lie, makes sure that there are
-//! pages below them, and gives back the pages that no buffer lies on when memory is short.
+//! driver writes and the process reads. This module decides where buffers lie, makes sure that
+//! there are pages below them, and gives back the pages that no buffer lies on when memory is
+//! short.
 //!
 //! ```text
 //!              driver (process.rs, allocation.rs)
@@ -26,10 +27,10 @@
 //! 2. the area's lock, a spinlock: everything in [`AreaState`];
 //! 3. the LRU lock.
 //!
-//! Reclaim comes from the inside: it finds a page by the LRU, with the LRU lock held, and only tries the
-//! area's lock; it holds neither when it tries the VMA lock. No memory is allocated with the area's lock
-//! held, and the process lock of the driver isn't needed for anything here; where it is held, it goes
-//! outside of the area's lock.
+//! Reclaim comes from the inside: it finds a page by the LRU, with the LRU lock held, and only
+//! tries the area's lock; it holds neither when it tries the VMA lock. No memory is allocated with
+//! the area's lock held, and the process lock of the driver isn't needed for anything here; where
+//! it is held, it goes outside of the area's lock.
 
 use core::{
     cmp::min,
@@ -84,8 +85,8 @@ pub(crate) use self::pages::IdleLru;
 /// No more of an area than this is used, as in the C driver.
 const MAX_SIZE: usize = bindings::SZ_4M as usize;
 
-/// What a buffer's size and address are multiples of; also the least size, so that each buffer has an
-/// address of its own.
+/// What a buffer's size and address are multiples of; also the least size, so that each buffer has
+/// an address of its own.
 const ALIGN: usize = size_of::<usize>();
 
 /// A range of bytes in the area of a process, which the kernel has for itself.
@@ -95,8 +96,8 @@ const ALIGN: usize = size_of::<usize>();
 ///
 /// # Invariants
 ///
-/// While the value exists, the range is reserved in the area, and all pages that it lies on are in use
-/// (or being brought into use, before [`BufferAllocator::reserve`] returns it).
+/// While the value exists, the range is reserved in the area, and all pages that it lies on are in
+/// use (or being brought into use, before [`BufferAllocator::reserve`] returns it).
 pub(crate) struct Buffer {
     /// Address of the area that it lies in, only to be compared.
     area: usize,
@@ -145,8 +146,8 @@ pub(crate) struct Request {
     pub(crate) pid: Pid,
 }
 
-/// The memory that a process mapped to receive transactions in: once mapped, an area stays the only one
-/// of its allocator.
+/// The memory that a process mapped to receive transactions in: once mapped, an area stays the only
+/// one of its allocator.
 #[pin_data]
 pub(crate) struct Area {
     /// Who pays for the pages, and where they are mapped.
@@ -219,8 +220,9 @@ impl Area {
 ///
 /// # Invariants
 ///
-/// Buffers go back before this is dropped: the driver keeps them in an `Allocation`, along with a reference
-/// to the process that this belongs to. No slot of the area's page table is linked in the LRU once this is dropped.
+/// Buffers go back before this is dropped: the driver keeps them in an `Allocation`, along with a
+/// reference to the process that this belongs to. No slot of the area's page table is linked in the
+/// LRU once this is dropped.
 pub(crate) struct BufferAllocator {
     area: Arc<Area>,
 }
@@ -385,14 +387,15 @@ impl Mapped {
 }
 
 impl BufferAllocator {
-    /// Reserves a buffer, with all its pages. Says, too, whether its sender is to be told that it is
-    /// suspected of oneway spam.
+    /// Reserves a buffer, with all its pages. Says, too, whether its sender is to be told that it
+    /// is suspected of oneway spam.
     ///
     /// # Errors
     ///
     /// - `ESRCH`: there is no mapping, or not any more.
     /// - `ENOSPC`: no free range is large enough, or the oneway space doesn't suffice.
-    /// - `ENOMEM`: the system, or the memory cgroup of the process that has the area, has no memory.
+    /// - `ENOMEM`: the system, or the memory cgroup of the process that has the area, has no
+    ///   memory.
     /// - `EINVAL`: the size overflows.
     ///
     /// # Context
@@ -451,8 +454,8 @@ impl BufferAllocator {
         Ok((buffer, suspect))
     }
 
-    /// Gives `buffer` to the process, which gives it back with [`existing`](Self::existing). `data` stays
-    /// with it.
+    /// Gives `buffer` to the process, which gives it back with [`existing`](Self::existing). `data`
+    /// stays with it.
     pub(crate) fn commit(&self, buffer: Buffer, data: Option<AllocationInfo>) {
         if warn_on!(!buffer.is_in(&self.area)) {
             return;
@@ -469,8 +472,8 @@ impl BufferAllocator {
         }
     }
 
-    /// Takes the buffer at `address` back from the process, and what [`commit`](Self::commit) left with
-    /// it.
+    /// Takes the buffer at `address` back from the process, and what [`commit`](Self::commit) left
+    /// with it.
     ///
     /// # Errors
     ///
@@ -518,8 +521,8 @@ impl BufferAllocator {
         self.area.close();
     }
 
-    /// Takes back a buffer that the process had, after [`close`](Self::close); `None` when there is none
-    /// left.
+    /// Takes back a buffer that the process had, after [`close`](Self::close); `None` when there is
+    /// none left.
     pub(crate) fn take_next(&self) -> Option<(Buffer, Option<AllocationInfo>)> {
         let mut state = self.area.state.lock();
         let mapped = state.mapped.as_mut()?;
@@ -527,8 +530,8 @@ impl BufferAllocator {
         Some(mapped.taken_back(&self.area, offset, existing))
     }
 
-    /// Frees the idle pages, after [`close`](Self::close), when the file has been released and thus the
-    /// mapping is gone.
+    /// Frees the idle pages, after [`close`](Self::close), when the file has been released and thus
+    /// the mapping is gone.
     pub(crate) fn free_idle_pages(&self) {
         self.area.tear_down(false);
     }
@@ -555,8 +558,8 @@ impl Mapped {
 
 /// Access to the bytes of a buffer. The process may have it mapped, but can't write to it.
 impl BufferAllocator {
-    /// Calls `f` for each piece of `len` bytes at `offset` of `buffer` that lies in one page: with the
-    /// page, the offset in it, and the length.
+    /// Calls `f` for each piece of `len` bytes at `offset` of `buffer` that lies in one page: with
+    /// the page, the offset in it, and the length.
     fn for_each_piece(
         &self,
         buffer: &Buffer,
@@ -604,8 +607,9 @@ impl BufferAllocator {
         len: usize,
     ) -> Result {
         self.for_each_piece(buffer, offset, len, |page, offset, len| {
-            // SAFETY: The bytes are the kernel's alone while there is a `Buffer`, and nobody else works
-            // on them while it is borrowed here: the driver lets one thread at a time have it.
+            // SAFETY: The bytes are the kernel's alone while there is a `Buffer`, and nobody else
+            // works on them while it is borrowed here: the driver lets one thread at a time have
+            // it.
             unsafe { page.copy_from_user_slice_raw(reader, offset, len) }
         })
     }
@@ -619,7 +623,8 @@ impl BufferAllocator {
         let mut out = MaybeUninit::<T>::uninit();
         let mut dst = out.as_mut_ptr().cast::<u8>();
         self.for_each_piece(buffer, offset, size_of::<T>(), |page, offset, len| {
-            // SAFETY: The pieces together are as long as `out`. As for the page, see `copy_from_user`.
+            // SAFETY: The pieces together are as long as `out`. As for the page, see
+            // `copy_from_user`.
             unsafe {
                 page.read_raw(dst, offset, len)?;
                 dst = dst.add(len);

@@ -4,38 +4,38 @@
 //!
 //! # States
 //!
-//! | state      | page  | on the LRU | what it means                                               |
-//! |------------|-------|------------|-------------------------------------------------------------|
-//! | absent     | none  | no         | nothing is mapped                                           |
-//! | installing | maybe | no         | the one thread that made it so allocates and maps the page  |
-//! | in use     | yes   | maybe      | a buffer lies on it                                         |
-//! | idle       | yes   | yes        | no buffer lies on it; reclaim may take it                   |
-//! | isolated   | taken | no         | the one reclaimer that made it so unmaps and frees the page |
+//! | state      | page  | on the LRU | what it means                                              |
+//! |------------|-------|------------|------------------------------------------------------------|
+//! | absent     | none  | no         | nothing is mapped                                          |
+//! | installing | maybe | no         | the one thread that made it so allocates and maps the page |
+//! | in use     | yes   | maybe      | a buffer lies on it                                        |
+//! | idle       | yes   | yes        | no buffer lies on it; reclaim may take it                  |
+//! | isolated   | taken | no         | the one reclaimer that made it so unmaps, frees the page   |
 //!
 //! # Who moves a page from where to where
 //!
 //! Each move is made with the area's lock held, and there are no others.
 //!
-//! | from                   | to         | by                                                      |
-//! |------------------------|------------|---------------------------------------------------------|
-//! | idle                   | in use     | a thread that reserves a buffer                         |
-//! | absent                 | installing | a thread that reserves a buffer                         |
-//! | installing             | in use     | the same thread, when all pages of the buffer are there |
-//! | installing             | absent     | the same thread, when that failed                       |
-//! | in use                 | idle       | the thread that releases the last buffer on the page    |
-//! | idle                   | isolated   | reclaim, which holds the LRU lock too if it came by it  |
-//! | isolated               | absent     | the same reclaimer, once the page is unmapped           |
-//! | isolated               | idle       | the same reclaimer, when it can't unmap the page now    |
-//! | in use, idle           | absent     | teardown, when nothing maps the area any more           |
+//! | from                   | to         | by                                                     |
+//! |------------------------|------------|--------------------------------------------------------|
+//! | idle                   | in use     | a thread that reserves a buffer                        |
+//! | absent                 | installing | a thread that reserves a buffer                        |
+//! | installing             | in use     | the same thread, when all pages of a buffer are there  |
+//! | installing             | absent     | the same thread, when that failed                      |
+//! | in use                 | idle       | the thread that releases the last buffer on the page   |
+//! | idle                   | isolated   | reclaim, which holds the LRU lock too if it came by it |
+//! | isolated               | absent     | the same reclaimer, once the page is unmapped          |
+//! | isolated               | idle       | the same reclaimer, when it can't unmap the page now   |
+//! | in use, idle           | absent     | teardown, when nothing maps the area any more          |
 //!
-//! A thread may wait for the end of both installing and isolated ([`PageTable::in_transit`]): nobody
-//! waits for that, or for anybody who may wait for it, while it has made a page so itself.
+//! A thread may wait for the end of both installing and isolated ([`PageTable::in_transit`]):
+//! nobody waits for that, or for anybody who may wait for it, while it has made a page so itself.
 //!
 //! # A page in use may stay on the LRU
 //!
 //! A page that goes back into use soon needs no LRU operation: it stays linked until reclaim meets
-//! it there and unlinks it. The link is taken away under the area's lock only, so that whether a slot
-//! is linked can be asked without the LRU lock.
+//! it there and unlinks it. The link is taken away under the area's lock only, so that whether a
+//! slot is linked can be asked without the LRU lock.
 
 use core::{
     marker::PhantomPinned,
@@ -94,8 +94,8 @@ pub(crate) struct Slot {
 }
 
 kernel::list_lru::impl_lru_item! {
-    // SAFETY: The node of a page never changes. Its memcg is changed by reparenting only, as for any page. A slot
-    // keeps its page while it is linked.
+    // SAFETY: The node of a page never changes. Its memcg is changed by reparenting only, as for
+    // any page. A slot keeps its page while it is linked.
     unsafe impl LruItem for Slot {
         using LruLinks { self.links };
 
@@ -165,7 +165,8 @@ impl Slot {
         raw.map(|raw| unsafe { Page::from_raw(raw) })
     }
 
-    /// The area that this slot belongs to, as [`Arc::into_raw`] gives it, and its page index in there.
+    /// The area that this slot belongs to, as [`Arc::into_raw`] gives it, and its page index in
+    /// there.
     ///
     /// The area is there at least as long as the slot is linked.
     ///
@@ -176,8 +177,8 @@ impl Slot {
         let chunk = slot
             .map_addr(|addr| addr & !(align_of::<Chunk>() - 1))
             .cast::<Chunk>();
-        // SAFETY: Every slot lies in the array of a chunk, by the only constructor of chunks. What is
-        // read of it never changes.
+        // SAFETY: Every slot lies in the array of a chunk, by the only constructor of chunks. What
+        // is read of it never changes.
         let (owner, first, slots) =
             unsafe { ((*chunk).owner, (*chunk).first, &raw const (*chunk).slots) };
         // SAFETY: Both pointers point into the array `slots`.
@@ -191,13 +192,13 @@ const SLOTS: usize = 10;
 
 /// The slots of a few adjoining pages.
 ///
-/// A slot has no room for a pointer to its area. It finds it at the beginning of the chunk, which is
-/// aligned to its size for that purpose.
+/// A slot has no room for a pointer to its area. It finds it at the beginning of the chunk, which
+/// is aligned to its size for that purpose.
 ///
 /// # Invariants
 ///
-/// - `owner` is the area whose page table has this chunk, as [`Arc::into_raw`] gives it, and `first`
-///   is the page index of the first slot there. Both never change.
+/// - `owner` is the area whose page table has this chunk, as [`Arc::into_raw`] gives it, and
+///   `first` is the page index of the first slot there. Both never change.
 /// - The reference of the [`BufferAllocator`] to the area outlives every link of a slot: it unlinks
 ///   them all before it lets go of the area.
 ///
@@ -261,8 +262,8 @@ pub(super) struct Counts {
 
 /// The pages of an area.
 ///
-/// Its memory follows the pages that were touched: a pointer for each [`SLOTS`] pages of the area, and
-/// a [`Chunk`] where there is a page, or was one.
+/// Its memory follows the pages that were touched: a pointer for each [`SLOTS`] pages of the area,
+/// and a [`Chunk`] where there is a page, or was one.
 pub(super) struct PageTable {
     chunks: KVec<Option<Pin<KBox<Chunk>>>>,
     pages: usize,
@@ -306,9 +307,9 @@ impl PageTable {
             return None;
         }
         let raw = slot.raw_page()?;
-        // SAFETY: By the invariants of `Buffer`, all pages that it lies on stay in use while it exists,
-        // and a page in use isn't taken off its slot but by teardown, which by the invariants of
-        // `BufferAllocator` finds no buffer any more.
+        // SAFETY: By the invariants of `Buffer`, all pages that it lies on stay in use while it
+        // exists, and a page in use isn't taken off its slot but by teardown, which by the
+        // invariants of `BufferAllocator` finds no buffer any more.
         Some(unsafe { BorrowedPage::from_raw(raw) })
     }
 
@@ -334,13 +335,14 @@ impl PageTable {
         range.find(|&index| self.slot(index).is_none())
     }
 
-    /// Takes in a chunk that [`missing_chunk`](Self::missing_chunk) asked for, unless there is one now.
+    /// Takes in a chunk that [`missing_chunk`](Self::missing_chunk) asked for, unless there is one
+    /// now.
     pub(super) fn add_chunk(&mut self, chunk: Pin<KBox<Chunk>>) {
         self.chunks[chunk.first / SLOTS].get_or_insert(chunk);
     }
 
-    /// idle -> in use, absent -> installing for all of `range`, of which nothing is in transit and no
-    /// chunk is missing.
+    /// idle -> in use, absent -> installing for all of `range`, of which nothing is in transit and
+    /// no chunk is missing.
     pub(super) fn begin_install(&mut self, range: Range<usize>) {
         let mut high = self.high;
         for (index, slot) in self.slots(range) {
@@ -356,8 +358,8 @@ impl PageTable {
         self.high = high;
     }
 
-    /// The first adjoining pages of `range` that are installing and that have a page already, or have
-    /// none yet, `limit` at most.
+    /// The first adjoining pages of `range` that are installing and that have a page already, or
+    /// have none yet, `limit` at most.
     pub(super) fn installing(
         &self,
         range: Range<usize>,
@@ -416,8 +418,8 @@ impl PageTable {
                 slot
             })
             .filter(|slot| !slot.links.is_linked());
-        // SAFETY: The chunks are pinned, and are freed only after teardown, which unlinks all slots. A
-        // slot has a page, whose node never changes, until it is unlinked.
+        // SAFETY: The chunks are pinned, and are freed only after teardown, which unlinks all
+        // slots. A slot has a page, whose node never changes, until it is unlinked.
         unsafe { lru.add_many(idle) };
     }
 
@@ -432,13 +434,12 @@ impl PageTable {
 
     /// idle -> isolated for a page that is still on the LRU.
     pub(super) fn unlink_and_isolate(&mut self, index: usize, lru: &IdleLru) -> Option<Page> {
-        let slot = self.slot(index)?;
-        if slot.state() != State::Idle {
+        if self.state(index) != State::Idle {
             return None;
         }
         // SAFETY: A slot is only ever linked to the one LRU of its area.
-        unsafe { lru.del(slot) };
-        slot.take(State::Isolated)
+        unsafe { lru.del(self.slot(index)?) };
+        self.isolate(index)
     }
 
     /// isolated -> idle: the page goes to the tail of the LRU.
@@ -457,8 +458,9 @@ impl PageTable {
         }
     }
 
-    /// idle -> absent, and in use -> absent too if `all`, from page `*from` on: the page that has been
-    /// taken, for the caller to free; `None` when there is none left. Nothing maps the area any more.
+    /// idle -> absent, and in use -> absent too if `all`, from page `*from` on: the page that has
+    /// been taken, for the caller to free; `None` when there is none left. Nothing maps the area
+    /// any more.
     pub(super) fn tear_down(&mut self, from: &mut usize, all: bool, lru: &IdleLru) -> Option<Page> {
         while *from < self.pages {
             let slot = self.slot(*from);

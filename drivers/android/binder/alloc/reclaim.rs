@@ -2,9 +2,9 @@
 
 //! idle -> isolated -> absent: gives pages back when memory is short.
 //!
-//! A scan isolates pages of one area at a time, as many as lie together at the head of the LRU, and then
-//! takes their idle neighbours along. So the mm is pinned and the VMA is locked once for a batch, and
-//! adjoining pages are unmapped in one go.
+//! A scan isolates pages of one area at a time, as many as lie together at the head of the LRU, and
+//! then takes their idle neighbours along. So the mm is pinned and the VMA is locked once for a
+//! batch, and adjoining pages are unmapped in one go.
 
 use core::{
     cmp::min,
@@ -30,20 +30,20 @@ const BATCH: usize = 32;
 
 /// Scans `sc.nr_to_scan()` slots of the LRU of `sc`, and frees the pages that are idle.
 ///
-/// What it looked at goes into `sc.nr_scanned()`; that can be more than it was asked to look at, because
-/// of the neighbours. The neighbours belong to the same process, but if that has moved to another memory
-/// cgroup since, they may be charged to the other one.
+/// What it looked at goes into `sc.nr_scanned()`; that can be more than it was asked to look at,
+/// because of the neighbours. The neighbours belong to the same process, but if that has moved to
+/// another memory cgroup since, they may be charged to the other one.
 ///
 /// # Context
 ///
-/// For the shrinker's scan callback: may sleep, but doesn't wait for a lock that the thread it runs in,
-/// or one that allocates memory, can hold.
+/// For the shrinker's scan callback: may sleep, but doesn't wait for a lock that the thread it runs
+/// in, or one that allocates memory, can hold.
 pub(crate) fn scan(lru: &IdleLru, sc: &mut ShrinkControl) -> Scan {
     let mut scanned = 0;
     let mut freed = 0;
     let mut moved = false;
-    // Whoever scans by debugfs may ask for any number. Slots that can't be had now are rotated: don't
-    // come to them again and again, with the LRU locked.
+    // Whoever scans by debugfs may ask for any number. Slots that can't be had now are rotated:
+    // don't come to them again and again, with the LRU locked.
     let nr_to_scan = min(sc.nr_to_scan(), lru.count(sc));
 
     let mut batch = Batch::new();
@@ -122,8 +122,8 @@ impl Batch {
     /// Decides what becomes of the slot that the walk has come to.
     fn visit<'a>(&mut self, cursor: LruCursor<'a, Slot>) -> Verdict<'a> {
         let (area, index) = cursor.item().whose();
-        // SAFETY: The area is in an `Arc`, which lives at least as long as the slot is linked; and when
-        // that ends below, the batch has a reference of its own.
+        // SAFETY: The area is in an `Arc`, which lives at least as long as the slot is linked; and
+        // when that ends below, the batch has a reference of its own.
         let area = unsafe { ArcBorrow::from_raw(area) };
 
         let other = self
@@ -134,8 +134,8 @@ impl Batch {
             self.stopped = true;
             return cursor.unlock().stop();
         }
-        // The lock of the area goes outside of that of the LRU, so this can only try. A slot that can't
-        // be had now must not stay at the head for all later scans to meet first.
+        // The lock of the area goes outside of that of the LRU, so this can only try. A slot that
+        // can't be had now must not stay at the head for all later scans to meet first.
         let Some(mut state) = area.state.try_lock() else {
             return cursor.rotate();
         };
@@ -179,8 +179,8 @@ impl Batch {
         self.len - before
     }
 
-    /// Unmaps and frees the pages, as far as that is possible without waiting for a lock; the others go
-    /// back to the tail of the LRU. Says how many were freed.
+    /// Unmaps and frees the pages, as far as that is possible without waiting for a lock; the
+    /// others go back to the tail of the LRU. Says how many were freed.
     fn free(&mut self, area: &Area, lru: &IdleLru) -> usize {
         if self.len == 0 {
             return 0;

@@ -58,7 +58,8 @@ unsafe extern "C" fn mmap_callback(
     file: *mut bindings::file,
     vma: *mut bindings::vm_area_struct,
 ) -> c_int {
-    // SAFETY: The fixture gave its allocator to the file, and doesn't move or drop it while it maps.
+    // SAFETY: The fixture gave its allocator to the file, and doesn't move or drop it while it
+    // maps.
     let alloc = unsafe { &*(*file).private_data.cast::<BufferAllocator>() };
     // SAFETY: The VMA is being set up.
     let vma = unsafe { VmaNew::from_raw(vma) };
@@ -111,7 +112,8 @@ impl Fixture {
         to_result(unsafe { bindings::kunit_attach_mm() })?;
         let alloc = BufferAllocator::new(lru.clone())?;
 
-        // SAFETY: The operations are static. They get the allocator, of which `mmap` below takes care.
+        // SAFETY: The operations are static. They get the allocator, of which `mmap` below takes
+        // care.
         let file = from_err_ptr(unsafe {
             bindings::anon_inode_getfile(
                 c"binder-alloc-kunit".as_char_ptr(),
@@ -159,8 +161,8 @@ impl Fixture {
         (0..bindings::MAX_NUMNODES as i32).filter(|&nid| nid == 0 || self.lru.count_node(nid) != 0)
     }
 
-    /// How many pages the shrinker counts on all nodes; that it says so for each node when there are
-    /// none is checked here.
+    /// How many pages the shrinker counts on all nodes; that it says so for each node when there
+    /// are none is checked here.
     fn count(&self, memcg: Option<&MemCgroup>) -> usize {
         self.nodes()
             .map(|nid| {

@@ -2,9 +2,9 @@
 
 //! The one place that maps pages into the VMA of an area, and unmaps them.
 //!
-//! The VMA of an area can be split, moved, replaced by another, or be gone by the time that a page is
-//! to be mapped or unmapped. So it is looked up by the address of the page each time, and it is ours
-//! only if its operations, its private data and its offset say so.
+//! The VMA of an area can be split, moved, replaced by another, or be gone by the time that a page
+//! is to be mapped or unmapped. So it is looked up by the address of the page each time, and it is
+//! ours only if its operations, its private data and its offset say so.
 
 use core::{ops::Range, ptr};
 
@@ -32,8 +32,8 @@ static VM_OPS: AssertSync<bindings::vm_operations_struct> =
 ///
 /// `vma` is a VMA with our operations, locked for writing.
 unsafe extern "C" fn close_callback(vma: *mut bindings::vm_area_struct) {
-    // SAFETY: With our operations goes a pointer to the area. The area is alive: its process is freed
-    // only after the last reference to its file, and this VMA has one.
+    // SAFETY: With our operations goes a pointer to the area. The area is alive: its process is
+    // freed only after the last reference to its file, and this VMA has one.
     let area = unsafe { &*(*vma).vm_private_data.cast::<Area>() };
     area.close();
 }
@@ -67,9 +67,11 @@ impl Window {
         self.start + (index << PAGE_SHIFT)
     }
 
-    /// How many of the pages of `run`, from its start on, `vma` maps for `area`: 0 if it's another's.
+    /// How many of the pages of `run`, from its start on, `vma` maps for `area`: 0 if it's
+    /// another's.
     fn covers(&self, vma: &virt::VmaRef, area: &Area, run: &Range<usize>) -> usize {
-        // SAFETY: Both are plain pointers that are only compared, in a VMA that is locked for reading.
+        // SAFETY: Both are plain pointers that are only compared, in a VMA that is locked for
+        // reading.
         let (ops, private) = unsafe { ((*vma.as_ptr()).vm_ops, (*vma.as_ptr()).vm_private_data) };
         if !ptr::eq(ops, &VM_OPS.0) || !ptr::eq(private.cast_const().cast::<Area>(), area) {
             return 0;
@@ -162,8 +164,8 @@ impl<'a> Zap<'a> {
         }
     }
 
-    /// Unmaps the pages of `run` without waiting for a lock. Says how many, from the start on: where a
-    /// lock wasn't to be had, the rest is as it was.
+    /// Unmaps the pages of `run` without waiting for a lock. Says how many, from the start on:
+    /// where a lock wasn't to be had, the rest is as it was.
     pub(super) fn try_run(&mut self, run: Range<usize>) -> usize {
         self.run(run, Locked::try_)
     }
