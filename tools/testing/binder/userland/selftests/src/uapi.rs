@@ -64,6 +64,18 @@ pub struct FlatObject {
     pub cookie: u64,
 }
 
+impl FlatObject {
+    /// A node of the sender's own, which the driver is told of by two numbers.
+    pub fn own(binder: u64, cookie: u64) -> Self {
+        Self {
+            kind: TYPE_BINDER,
+            flags: 0,
+            binder,
+            cookie,
+        }
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct PtrCookie {

@@ -11,7 +11,7 @@ use crate::{
     outcome::Outcome,
     runner::{Bench, Test},
     tests,
-    uapi::{FlatObject, TYPE_BINDER},
+    uapi::FlatObject,
 };
 use rustix::io::Errno;
 
@@ -38,6 +38,19 @@ fn must_fail(sender: &mut Endpoint, server: &mut Endpoint, txn: &Txn, what: &str
         "length of what was sent after {what}"
     );
     Ok(())
+}
+
+/// Like `must_fail`, and the reason must be `errno`.
+fn must_fail_with(
+    errno: Errno,
+    sender: &mut Endpoint,
+    server: &mut Endpoint,
+    txn: &Txn,
+    what: &str,
+) -> Outcome {
+    expect_failed(sender.send(txn)?, what)?;
+    check_eq!(sender.extended_error()?, errno, "{what}");
+    must_fail(sender, server, txn, "the same again")
 }
 
 fn data_size_near_the_top_fails(bench: &Bench) -> Outcome {
@@ -114,13 +127,8 @@ fn offsets_size_must_be_a_multiple_of_8(bench: &Bench) -> Outcome {
     for size in [1, 4, 7, 9, 15] {
         let mut txn = Txn::oneway(&data).offsets(&[0, 24]);
         txn.data.offsets_size = size;
-        expect_failed(sender.send(&txn)?, &format!("offsets_size {size}"))?;
-        check_eq!(
-            sender.extended_error()?,
-            Errno::INVAL,
-            "offsets_size {size}"
-        );
-        must_fail(&mut sender, &mut server, &txn, "the same again")?;
+        let what = format!("offsets_size {size}");
+        must_fail_with(Errno::INVAL, &mut sender, &mut server, &txn, &what)?;
     }
     Ok(())
 }
@@ -128,12 +136,7 @@ fn offsets_size_must_be_a_multiple_of_8(bench: &Bench) -> Outcome {
 fn offsets_outside_the_data_fail(bench: &Bench) -> Outcome {
     let mut server = Endpoint::manager(&bench.dev, MIB)?;
     let mut sender = Endpoint::sender(&bench.dev)?;
-    let object = FlatObject {
-        kind: TYPE_BINDER,
-        flags: 0,
-        binder: 8,
-        cookie: 9,
-    };
+    let object = FlatObject::own(8, 9);
     let data = bytes_of(&object);
     for offset in [
         2,
@@ -162,12 +165,7 @@ fn offsets_outside_the_data_fail(bench: &Bench) -> Outcome {
 fn unsorted_or_overlapping_offsets_fail(bench: &Bench) -> Outcome {
     let mut server = Endpoint::manager(&bench.dev, MIB)?;
     let mut sender = Endpoint::sender(&bench.dev)?;
-    let object = FlatObject {
-        kind: TYPE_BINDER,
-        flags: 0,
-        binder: 8,
-        cookie: 9,
-    };
+    let object = FlatObject::own(8, 9);
     let data = bytes_of(&object).repeat(4);
     for offsets in [[0, 0], [24, 0], [0, 8], [0, 20], [48, 24]] {
         let txn = Txn::oneway(&data).offsets(&offsets);
@@ -190,9 +188,8 @@ fn larger_than_the_mapping_fails(bench: &Bench) -> Outcome {
     let mut sender = Endpoint::sender(&bench.dev)?;
     for len in [64 * KIB + 1, 64 * KIB + PAGE, MIB] {
         let data = vec![1u8; len];
-        expect_failed(sender.send(&Txn::new(&data))?, &format!("{len} bytes"))?;
-        check_eq!(sender.extended_error()?, Errno::NOSPC, "{len} bytes");
-        must_fail(&mut sender, &mut server, &Txn::new(&data), "the same again")?;
+        let (txn, what) = (Txn::new(&data), format!("{len} bytes"));
+        must_fail_with(Errno::NOSPC, &mut sender, &mut server, &txn, &what)?;
     }
     Ok(())
 }
@@ -213,17 +210,12 @@ fn bad_pointers_fail_with_efault(bench: &Bench) -> Outcome {
     for bad in [0u64, 8, 1 << 47, 0xffff_8000_0000_0000, u64::MAX - 63] {
         let mut txn = Txn::oneway(&data);
         txn.data.buffer = bad;
-        expect_failed(sender.send(&txn)?, &format!("data at {bad:#x}"))?;
-        check_eq!(sender.extended_error()?, Errno::FAULT, "data at {bad:#x}");
+        let what = format!("data at {bad:#x}");
+        must_fail_with(Errno::FAULT, &mut sender, &mut server, &txn, &what)?;
         let mut txn = Txn::oneway(&data).offsets(&[0]);
         txn.data.offsets = bad;
-        expect_failed(sender.send(&txn)?, &format!("offsets at {bad:#x}"))?;
-        check_eq!(
-            sender.extended_error()?,
-            Errno::FAULT,
-            "offsets at {bad:#x}"
-        );
-        must_fail(&mut sender, &mut server, &txn, "the same again")?;
+        let what = format!("offsets at {bad:#x}");
+        must_fail_with(Errno::FAULT, &mut sender, &mut server, &txn, &what)?;
     }
     Ok(())
 }

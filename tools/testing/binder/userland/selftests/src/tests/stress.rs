@@ -209,7 +209,8 @@ fn payload(data: &[u8], len: usize) -> &[u8] {
     &data[len % 251..][..len]
 }
 
-/// A receiver that compares and frees what it gets. It replies with how many oneway transactions it got.
+/// A receiver that compares and frees what it gets. It replies with how many oneway transactions it
+/// got.
 ///
 /// It takes no more memory once it has got something of each kind: its cgroup has none for it, and
 /// what a receiver asks for itself does set off the OOM killer.
@@ -255,7 +256,8 @@ fn call(client: &mut Endpoint, data: &[u8], len: usize) -> Outcome<u64> {
     }
 }
 
-/// Sends oneway transactions to a receiver that often has no memory; says how many it got, how many not.
+/// Sends oneway transactions to a receiver that often has no memory; says how many it got, and how
+/// many not.
 fn bombard(client: &mut Endpoint, data: &[u8], seed: u64) -> Outcome<(u64, u64)> {
     let until = Instant::now() + TIME + Duration::from_secs(1);
     let (mut sent, mut failed) = (0, 0);

@@ -11,7 +11,7 @@ use crate::{
     outcome::Outcome,
     runner::{Bench, Test},
     tests,
-    uapi::{BufferObject, FlatObject, TYPE_BINDER, TYPE_PTR, VERSION},
+    uapi::{BufferObject, FlatObject, TYPE_PTR, VERSION},
 };
 use rustix::ioctl::{ioctl, Updater};
 
@@ -145,12 +145,7 @@ fn fresh_page_is_zero_beyond_the_data(bench: &Bench) -> Outcome {
 fn offsets_arrive_aligned(bench: &Bench) -> Outcome {
     let mut server = Endpoint::manager(&bench.dev, MIB)?;
     let mut sender = Endpoint::sender(&bench.dev)?;
-    let object = FlatObject {
-        kind: TYPE_BINDER,
-        flags: 0,
-        binder: 8,
-        cookie: 9,
-    };
+    let object = FlatObject::own(8, 9);
     // Data of odd length: the offsets follow at the next multiple of 8.
     let mut data = bytes_of(&object).to_vec();
     data.extend_from_slice(&[7; 5]);
@@ -170,12 +165,7 @@ fn offsets_arrive_aligned(bench: &Bench) -> Outcome {
 fn objects_become_handles(bench: &Bench) -> Outcome {
     let mut server = Endpoint::manager(&bench.dev, MIB)?;
     let mut sender = Endpoint::sender(&bench.dev)?;
-    let object = FlatObject {
-        kind: TYPE_BINDER,
-        flags: 0,
-        binder: 0x1000,
-        cookie: 0x2000,
-    };
+    let object = FlatObject::own(0x1000, 0x2000);
     let mut data = vec![0xaa; 16];
     data.extend_from_slice(bytes_of(&object));
     sender.send(&Txn::oneway(&data).offsets(&[16]))?;
