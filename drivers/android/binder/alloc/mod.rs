@@ -44,7 +44,7 @@ use kernel::{
     mm::{virt, Mm},
     new_condvar,
     new_spinlock,
-    page::{Page, PAGE_SHIFT, PAGE_SIZE},
+    page::{BorrowedPage, Page, PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
     seq_file::SeqFile,
     seq_print,
@@ -75,8 +75,8 @@ mod vma;
 
 use self::{
     oneway::Oneway,
-    pages::{Claim, PageTable},
-    ranges::{Meta, Ranges},
+    pages::{Claim, PageRef, PageTable},
+    ranges::{Meta, Ranges, Reserved},
     vma::Window, //
 };
 
@@ -89,6 +89,9 @@ const MAX_SIZE: usize = bindings::SZ_4M as usize;
 /// an address of its own.
 const ALIGN: usize = size_of::<usize>();
 
+/// How many pages are looked up at a time.
+const LOOKUP: usize = 16;
+
 /// A range of bytes in the area of a process, which the kernel has for itself.
 ///
 /// Made by [`BufferAllocator::reserve`]. It ends either in the hands of the process, by
@@ -96,16 +99,21 @@ const ALIGN: usize = size_of::<usize>();
 ///
 /// # Invariants
 ///
-/// While the value exists, the range is reserved in the area, and all pages that it lies on are in
-/// use (or being brought into use, before [`BufferAllocator::reserve`] returns it).
+/// - While the value exists, the range is reserved in the area, and all pages that it lies on are
+///   in use (or being brought into use, before [`BufferAllocator::reserve`] returns it).
+/// - `page` is the page that it begins on.
 pub(crate) struct Buffer {
     /// Address of the area that it lies in, only to be compared.
     area: usize,
+    id: ranges::Id,
     offset: usize,
     size: usize,
     /// Where the process sees it.
     address: usize,
     debug_id: usize,
+    /// Most buffers lie on one page. So they can be copied to without a look at the page table. It
+    /// isn't there for a buffer that came back from the process, which is hardly ever read.
+    page: Option<PageRef>,
 }
 
 impl Buffer {
@@ -126,6 +134,13 @@ impl Buffer {
     /// Whether it lies in `area`.
     fn is_in(&self, area: &Area) -> bool {
         self.area == ptr::from_ref(area).addr()
+    }
+
+    /// The page that it begins on, if that is known.
+    fn first_page(&self) -> Option<BorrowedPage<'_>> {
+        let page = self.page.as_ref()?;
+        // SAFETY: By the type invariants the page stays in use as long as `self` exists.
+        Some(unsafe { page.borrow() })
     }
 
     /// The indices of the pages that it lies on.
@@ -348,19 +363,19 @@ impl Mapped {
         size: usize,
         meta: Meta,
         unused: &mut Option<Growth>,
-    ) -> Result<(usize, bool), Refused> {
+    ) -> Result<(Reserved, bool), Refused> {
         // Tell the usual failure, a lack of oneway space, before anything has to be undone.
         if meta.is_oneway && self.oneway.free_space() < size {
             return Err(Refused::NoSpace);
         }
-        let offset = self.ranges.reserve(size, meta)?.offset;
+        let reserved = self.ranges.reserve(size, meta)?;
         if !meta.is_oneway {
-            return Ok((offset, false));
+            return Ok((reserved, false));
         }
         match self.oneway.charge(size, meta.pid) {
-            Ok(suspect) => Ok((offset, suspect)),
+            Ok(suspect) => Ok((reserved, suspect)),
             Err(refused) => {
-                let released = self.ranges.release(offset).ok();
+                let released = self.ranges.release(reserved.id).ok();
                 *unused = released
                     .and_then(|released| released.memory)
                     .map(Growth::Ranges);
@@ -423,16 +438,21 @@ impl BufferAllocator {
             let replaced = growth.take().map(|growth| mapped.grow(growth));
             let mut unused = None;
             match mapped.reserve(size, meta, &mut unused) {
-                Ok((offset, suspect)) => {
+                Ok((reserved, suspect)) => {
                     // INVARIANT: The range is reserved; its pages come before this method returns.
-                    let buffer = Buffer {
+                    let mut buffer = Buffer {
                         area: ptr::from_ref(&*self.area).addr(),
-                        offset,
+                        id: reserved.id,
+                        offset: reserved.offset,
                         size,
-                        address: mapped.window.start + offset,
+                        address: mapped.window.start + reserved.offset,
                         debug_id: request.debug_id,
+                        page: None,
                     };
                     let claim = mapped.pages.claim(buffer.pages());
+                    if claim == Claim::Ready {
+                        buffer.page = mapped.pages.page_ref(buffer.pages().start);
+                    }
                     drop(state);
                     drop(replaced);
                     break (buffer, suspect, claim);
@@ -455,8 +475,8 @@ impl BufferAllocator {
     }
 
     /// Gives `buffer` to the process, which gives it back with [`existing`](Self::existing). `data`
-    /// stays with it.
-    pub(crate) fn commit(&self, buffer: Buffer, data: Option<AllocationInfo>) {
+    /// is taken, and stays with it.
+    pub(crate) fn commit(&self, buffer: Buffer, data: &mut Option<AllocationInfo>) {
         if warn_on!(!buffer.is_in(&self.area)) {
             return;
         }
@@ -464,9 +484,8 @@ impl BufferAllocator {
         let Some(mapped) = state.mapped.as_mut() else {
             return;
         };
-        let result = mapped.ranges.commit(buffer.offset, data);
+        let result = mapped.ranges.commit(buffer.id, data);
         drop(state);
-        // What it refers to may take locks when it is dropped.
         if result.is_err() {
             pr_err!("buffer {} isn't reserved\n", buffer.debug_id);
         }
@@ -483,7 +502,7 @@ impl BufferAllocator {
         let mapped = state.mapped.as_mut().ok_or(ENOENT)?;
         let offset = address.checked_sub(mapped.window.start).ok_or(ENOENT)?;
         let existing = mapped.ranges.existing(offset)?;
-        Ok(mapped.taken_back(&self.area, offset, existing))
+        Ok(mapped.taken_back(&self.area, existing))
     }
 
     /// Frees `buffer`. Pages that no other buffer lies on become idle.
@@ -499,7 +518,7 @@ impl BufferAllocator {
         let Some(mapped) = state.mapped.as_mut() else {
             return;
         };
-        let Ok(released) = mapped.ranges.release(buffer.offset) else {
+        let Ok(released) = mapped.ranges.release(buffer.id) else {
             drop(state);
             pr_err!("buffer {} isn't reserved\n", buffer.debug_id);
             return;
@@ -526,8 +545,8 @@ impl BufferAllocator {
     pub(crate) fn take_next(&self) -> Option<(Buffer, Option<AllocationInfo>)> {
         let mut state = self.area.state.lock();
         let mapped = state.mapped.as_mut()?;
-        let (offset, existing) = mapped.ranges.take_next()?;
-        Some(mapped.taken_back(&self.area, offset, existing))
+        let existing = mapped.ranges.take_next()?;
+        Some(mapped.taken_back(&self.area, existing))
     }
 
     /// Frees the idle pages, after [`close`](Self::close), when the file has been released and thus
@@ -541,16 +560,17 @@ impl Mapped {
     fn taken_back(
         &self,
         area: &Area,
-        offset: usize,
         existing: ranges::Existing<AllocationInfo>,
     ) -> (Buffer, Option<AllocationInfo>) {
         // INVARIANT: The range is reserved again, and its pages have stayed in use all the time.
         let buffer = Buffer {
             area: ptr::from_ref(area).addr(),
-            offset,
+            id: existing.id,
+            offset: existing.offset,
             size: existing.size,
-            address: self.window.start + offset,
+            address: self.window.start + existing.offset,
             debug_id: existing.debug_id,
+            page: None,
         };
         (buffer, existing.data)
     }
@@ -573,21 +593,40 @@ impl BufferAllocator {
         }
         let end = buffer.offset + end;
         let mut at = buffer.offset + offset;
-        while at < end {
+        let mut copy = |page: &Page, at: usize| {
             let in_page = at % PAGE_SIZE;
             let piece = min(end - at, PAGE_SIZE - in_page);
-            let page = {
-                let state = self.area.state.lock();
-                let mapped = state.mapped.as_ref().ok_or(EFAULT)?;
-                mapped
-                    .pages
-                    .in_use(at >> PAGE_SHIFT, buffer)
-                    .ok_or(EFAULT)?
-            };
-            f(&page, in_page, piece)?;
-            at += piece;
+            f(page, in_page, piece)?;
+            Ok::<usize, Error>(at + piece)
+        };
+
+        if at < end && at >> PAGE_SHIFT == buffer.pages().start {
+            if let Some(page) = buffer.first_page() {
+                at = copy(&page, at)?;
+            }
+        }
+        while at < end {
+            let pages = self.look_up(buffer, at >> PAGE_SHIFT..end.div_ceil(PAGE_SIZE))?;
+            for page in pages.iter().flatten() {
+                at = copy(page, at)?;
+            }
         }
         Ok(())
+    }
+
+    /// The first pages of `range`, one at least, all of which `buffer` lies on.
+    fn look_up<'b>(
+        &self,
+        buffer: &'b Buffer,
+        range: Range<usize>,
+    ) -> Result<[Option<BorrowedPage<'b>>; LOOKUP]> {
+        let mut pages = [const { None }; LOOKUP];
+        let state = self.area.state.lock();
+        let mapped = state.mapped.as_ref().ok_or(EFAULT)?;
+        for (index, place) in range.zip(&mut pages) {
+            *place = Some(mapped.pages.in_use(index, buffer).ok_or(EFAULT)?);
+        }
+        Ok(pages)
     }
 
     /// Copies `len` bytes from userspace to `offset` of `buffer`.

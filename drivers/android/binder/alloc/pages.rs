@@ -243,12 +243,32 @@ impl Chunk {
     }
 }
 
+/// Refers to a page on a slot, without keeping it there.
+pub(super) struct PageRef(NonNull<kernel::bindings::page>);
+
+// SAFETY: A page may be used by any thread, also by several at a time.
+unsafe impl Send for PageRef {}
+// SAFETY: As above.
+unsafe impl Sync for PageRef {}
+
+impl PageRef {
+    /// Borrows the page.
+    ///
+    /// # Safety
+    ///
+    /// The page must stay in use as long as it is borrowed.
+    pub(super) unsafe fn borrow(&self) -> BorrowedPage<'_> {
+        // SAFETY: A page in use isn't taken off its slot, which owns it.
+        unsafe { BorrowedPage::from_raw(self.0) }
+    }
+}
+
 /// What a thread that reserved a buffer finds when it asks for its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
     /// They are all there and in use.
     Ready,
-    /// Some have to be installed. Nothing has changed.
+    /// Some have to be installed.
     Missing,
 }
 
@@ -300,6 +320,11 @@ impl PageTable {
         self.slot(index).map_or(State::Absent, Slot::state)
     }
 
+    /// Page `index`, if there is one.
+    pub(super) fn page_ref(&self, index: usize) -> Option<PageRef> {
+        Some(PageRef(self.slot(index)?.raw_page()?))
+    }
+
     /// Page `index`, on which `buffer` lies, a buffer in this area.
     pub(super) fn in_use<'b>(&self, index: usize, buffer: &'b Buffer) -> Option<BorrowedPage<'b>> {
         let slot = self.slot(index)?;
@@ -313,16 +338,28 @@ impl PageTable {
         Some(unsafe { BorrowedPage::from_raw(raw) })
     }
 
-    /// idle -> in use for all of `range`, if no page is missing.
+    /// idle -> in use for the pages of `range`, on which a buffer has been reserved. Says whether
+    /// these are all; if not, those that were idle are so again when the buffer is released.
     pub(super) fn claim(&mut self, range: Range<usize>) -> Claim {
-        let there = |state| matches!(state, State::InUse | State::Idle);
-        if !range.clone().all(|index| there(self.state(index))) {
-            return Claim::Missing;
+        let mut claim = Claim::Ready;
+        let mut index = range.start;
+        while index < range.end {
+            let (nth, in_chunk) = (index / SLOTS, index % SLOTS);
+            let count = (SLOTS - in_chunk).min(range.end - index);
+            index += count;
+            let Some(chunk) = self.chunks.get(nth).and_then(Option::as_ref) else {
+                claim = Claim::Missing;
+                continue;
+            };
+            for slot in &chunk.slots[in_chunk..in_chunk + count] {
+                match slot.state() {
+                    State::InUse => {}
+                    State::Idle => slot.set_state(State::InUse),
+                    _ => claim = Claim::Missing,
+                }
+            }
         }
-        for (_, slot) in self.slots(range) {
-            slot.set_state(State::InUse);
-        }
-        Claim::Ready
+        claim
     }
 
     /// Whether another thread is about to bring or to take away a page of `range`.

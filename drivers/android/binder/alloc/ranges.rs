@@ -22,6 +22,7 @@
 
 use core::{
     iter,
+    mem,
     ops::Range as IndexRange, //
 };
 
@@ -52,13 +53,21 @@ pub(super) struct Meta {
     pub(super) is_oneway: bool,
 }
 
+/// Names a buffer, from when it is reserved until it is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Id(u32);
+
 /// A buffer that has just been reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reserved {
+    pub(super) id: Id,
     pub(super) offset: usize,
 }
 
 /// A buffer that the kernel has taken back from userspace.
 pub(super) struct Existing<T> {
+    pub(super) id: Id,
+    pub(super) offset: usize,
     pub(super) size: usize,
     pub(super) debug_id: usize,
     pub(super) data: Option<T>,
@@ -98,6 +107,8 @@ enum State<T> {
 struct Node {
     parent: u32,
     child: [u32; 2],
+    /// How many ranges are above it.
+    level: u32,
     /// Neighbours in the list of ranges of the same size. Only the first one is in the trie.
     prev_same: u32,
     next_same: u32,
@@ -137,6 +148,7 @@ impl<T> Default for Range<T> {
             node: Node {
                 parent: NONE,
                 child: [NONE; 2],
+                level: 0,
                 prev_same: NONE,
                 next_same: NONE,
             },
@@ -158,15 +170,17 @@ impl<T> Keyed for Range<T> {
 ///
 /// Either there are no slots, and the whole mapping is free, or:
 ///
-/// - The slots in use, linked by `prev` and `next` from slot 0 on, are in address order and cover
-///   the mapping. There are never two free ranges next to each other.
-/// - The slots with buffers, `count` of them, are the ones that are linked in the hash table.
+/// - The slots in use, linked by `prev` and `next` from slot `first` on, are in address order and
+///   cover the mapping. There are never two free ranges next to each other.
+/// - `count` slots have buffers. Those that userspace has are the ones that are linked in the hash
+///   table.
 /// - The slots with free ranges are in the trie at `root`, or in the list of one in the trie that
 ///   has the same size. A range at level `n` of the trie has the same first `n` bits in its size as
 ///   all ranges in the subtree below it; the next bit tells on which side each of them is.
 pub(super) struct Ranges<T> {
     slots: Slots<Range<T>>,
     size: u32,
+    first: u32,
     root: u32,
     count: u32,
     /// The slots that [`Ranges::take_next`] is done with.
@@ -183,6 +197,7 @@ impl<T> Ranges<T> {
         Self {
             slots: Slots::new(),
             size: size as u32,
+            first: NONE,
             root: NONE,
             count: 0,
             drained: 0,
@@ -215,28 +230,29 @@ impl<T> Ranges<T> {
         }
 
         let len = size as u32;
-        let index = self.best_fit(len);
-        if index == NONE {
+        let free = self.best_fit(len);
+        if free == NONE {
             return Err(ReserveError::NoSpace);
         }
-        if self.slots[index].size == len {
-            self.remove_free(index);
+        let index = if self.slots[free].size == len {
+            self.remove_free(free);
+            free
         } else {
-            let Some(rest) = self.slots.take() else {
+            let Some(index) = self.slots.take() else {
                 return Err(ReserveError::NeedGrow(self.slots.request()));
             };
-            self.remove_free(index);
-            self.cut(index, len, rest);
-            self.insert_free(rest);
-        }
+            self.cut(free, len, index);
+            index
+        };
 
         let range = &mut self.slots[index];
         range.meta = meta;
         range.state = State::Reserved;
-        let offset = range.offset as usize;
-        self.slots.link(index);
         self.count += 1;
-        Ok(Reserved { offset })
+        Ok(Reserved {
+            id: Id(index),
+            offset: range.offset as usize,
+        })
     }
 
     /// Adds memory for ranges. Returns what the caller must drop outside the lock.
@@ -244,35 +260,31 @@ impl<T> Ranges<T> {
         let old = self.slots.grow(grown);
         if self.slots.end() == 0 {
             if let Some(first) = self.slots.take() {
-                // INVARIANT: The first slot that is taken is slot 0, and it covers all.
+                // INVARIANT: There is one free range, which covers all.
                 self.slots[first] = Range {
                     size: self.size,
                     ..Range::default()
                 };
+                self.first = first;
                 self.insert_free(first);
             }
         }
         old
     }
 
-    /// Gives a reserved buffer to userspace, which may free it from now on.
+    /// Gives a reserved buffer to userspace, which may free it from now on. The data is taken.
     ///
     /// # Errors
     ///
-    /// `ENOENT` if no buffer begins at `offset` or userspace has it already. The data comes back.
-    pub(super) fn commit(
-        &mut self,
-        offset: usize,
-        data: Option<T>,
-    ) -> Result<(), (Error, Option<T>)> {
-        if let Some(index) = self.find(offset) {
-            let state = &mut self.slots[index].state;
-            if matches!(state, State::Reserved) {
-                *state = State::Allocated(data);
-                return Ok(());
-            }
+    /// `ENOENT` if it isn't reserved. The data stays.
+    pub(super) fn commit(&mut self, id: Id, data: &mut Option<T>) -> Result {
+        let range = self.buffer_mut(id).ok_or(ENOENT)?;
+        if !matches!(range.state, State::Reserved) {
+            return Err(ENOENT);
         }
-        Err((ENOENT, data))
+        range.state = State::Allocated(data.take());
+        self.slots.link(id.0);
+        Ok(())
     }
 
     /// Takes the buffer that begins at `offset` back from userspace: it is reserved again.
@@ -281,40 +293,55 @@ impl<T> Ranges<T> {
     ///
     /// `ENOENT` if userspace has no buffer that begins there.
     pub(super) fn existing(&mut self, offset: usize) -> Result<Existing<T>> {
-        let index = self.find(offset).ok_or(ENOENT)?;
-        self.take_back(index).ok_or(ENOENT)
+        let key = u32::try_from(offset).map_err(|_| ENOENT)?;
+        let index = self.slots.unlink_key(key).ok_or(ENOENT)?;
+        self.taken_back(index).ok_or(ENOENT)
     }
 
     /// Frees a reserved buffer.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if no buffer begins at `offset`, `EPERM` if userspace has it.
-    pub(super) fn release(&mut self, offset: usize) -> Result<Released<T>> {
-        let index = self.find(offset).ok_or(EINVAL)?;
-        if matches!(self.slots[index].state, State::Allocated(_)) {
+    /// `EINVAL` if there is no such buffer, `EPERM` if userspace has it.
+    pub(super) fn release(&mut self, id: Id) -> Result<Released<T>> {
+        let index = id.0;
+        let range = self.buffer_mut(id).ok_or(EINVAL)?;
+        if matches!(range.state, State::Allocated(_)) {
             return Err(EPERM);
         }
-
-        self.slots.unlink(index);
-        self.count -= 1;
-        let range = &mut self.slots[index];
         range.state = State::Free;
-        let size = range.size as usize;
-        let meta = range.meta;
-        let (prev, next) = (range.prev, range.next);
+        let (offset, size) = (range.offset as usize, range.size as usize);
+        let (prev, next, meta) = (range.prev, range.next, range.meta);
+        self.count -= 1;
 
-        let mut merged = index;
-        if next != NONE && self.slots[next].is_free() {
-            self.remove_free(next);
-            self.join(index, next);
-        }
-        if prev != NONE && self.slots[prev].is_free() {
-            self.remove_free(prev);
-            self.join(prev, index);
-            merged = prev;
-        }
-        self.insert_free(merged);
+        let prev_size = self.free_size(prev);
+        let next_size = self.free_size(next);
+        let merged = match (prev_size, next_size) {
+            (0, 0) => {
+                self.insert_free(index);
+                index
+            }
+            // The larger one of two stays where it is in the trie, if that can be.
+            (prev_size, next_size) if prev_size > next_size => {
+                self.resize_free(prev, prev_size + size as u32 + next_size);
+                self.unlist(index);
+                if next_size != 0 {
+                    self.remove_free(next);
+                    self.unlist(next);
+                }
+                prev
+            }
+            (prev_size, next_size) => {
+                self.resize_free(next, prev_size + size as u32 + next_size);
+                self.slots[next].offset = offset as u32 - prev_size;
+                self.unlist(index);
+                if prev_size != 0 {
+                    self.remove_free(prev);
+                    self.unlist(prev);
+                }
+                next
+            }
+        };
 
         // A page at the edge of the buffer is unused if all of it is free now.
         let free = &self.slots[merged];
@@ -343,6 +370,7 @@ impl<T> Ranges<T> {
             return None;
         }
         // INVARIANT: There are no slots any more.
+        self.first = NONE;
         self.root = NONE;
         Some(self.slots.vacate())
     }
@@ -351,12 +379,13 @@ impl<T> Ranges<T> {
     ///
     /// Called until it returns [`None`], it gets to all buffers that userspace had at the first
     /// call, in a time that depends on their number only. The order is any.
-    pub(super) fn take_next(&mut self) -> Option<(usize, Existing<T>)> {
+    pub(super) fn take_next(&mut self) -> Option<Existing<T>> {
         while self.drained < self.slots.end() {
             let index = self.drained;
             self.drained += 1;
-            if let Some(existing) = self.take_back(index) {
-                return Some((self.slots[index].offset as usize, existing));
+            if matches!(self.slots[index].state, State::Allocated(_)) {
+                self.slots.unlink(index);
+                return self.taken_back(index);
             }
         }
         self.drained = 0;
@@ -366,8 +395,7 @@ impl<T> Ranges<T> {
     /// The buffers in address order.
     pub(super) fn iter(&self) -> impl Iterator<Item = Buffer> + '_ {
         let get = |index: u32| (index != NONE).then(|| &self.slots[index]);
-        let first = if self.slots.end() == 0 { NONE } else { 0 };
-        iter::successors(get(first), move |range| get(range.next))
+        iter::successors(get(self.first), move |range| get(range.next))
             .filter(|range| !range.is_free())
             .map(|range| Buffer {
                 offset: range.offset as usize,
@@ -377,60 +405,81 @@ impl<T> Ranges<T> {
             })
     }
 
-    /// The buffer that begins at `offset`.
-    fn find(&self, offset: usize) -> Option<u32> {
-        self.slots.find(u32::try_from(offset).ok()?)
+    /// The buffer that has this name, if there is one.
+    fn buffer_mut(&mut self, id: Id) -> Option<&mut Range<T>> {
+        (id.0 < self.slots.end())
+            .then(|| &mut self.slots[id.0])
+            .filter(|range| !range.is_free())
     }
 
-    fn take_back(&mut self, index: u32) -> Option<Existing<T>> {
+    /// Reserves a buffer that userspace had, and that has just been unlinked.
+    fn taken_back(&mut self, index: u32) -> Option<Existing<T>> {
         let range = &mut self.slots[index];
-        let State::Allocated(data) = &mut range.state else {
+        let State::Allocated(data) = mem::replace(&mut range.state, State::Reserved) else {
             return None;
         };
-        let data = data.take();
-        range.state = State::Reserved;
         Some(Existing {
+            id: Id(index),
+            offset: range.offset as usize,
             size: range.size as usize,
             debug_id: range.meta.debug_id,
             data,
         })
     }
 
-    /// Cuts range `index` so that `len` bytes remain, and makes the others range `rest`.
-    fn cut(&mut self, index: u32, len: u32, rest: u32) {
-        let range = &mut self.slots[index];
-        let (offset, size, next) = (range.offset, range.size, range.next);
-        range.size = len;
-        range.next = rest;
-        if next != NONE {
-            self.slots[next].prev = rest;
+    /// The size of range `index`; 0 if it is a buffer, or no range at all.
+    fn free_size(&self, index: u32) -> u32 {
+        if index == NONE {
+            return 0;
         }
-        let rest = &mut self.slots[rest];
-        rest.offset = offset + len;
-        rest.size = size - len;
-        rest.prev = index;
-        rest.next = next;
-        rest.state = State::Free;
+        let range = &self.slots[index];
+        if range.is_free() {
+            range.size
+        } else {
+            0
+        }
     }
 
-    /// Adds range `next`, which comes after it, to range `index`.
-    fn join(&mut self, index: u32, next: u32) {
-        let range = &self.slots[next];
-        let (size, after) = (range.size, range.next);
-        let range = &mut self.slots[index];
-        range.size += size;
-        range.next = after;
-        if after != NONE {
-            self.slots[after].prev = index;
+    /// Cuts `len` bytes off the beginning of the free range `free`, and makes them range `new`.
+    fn cut(&mut self, free: u32, len: u32, new: u32) {
+        let range = &mut self.slots[free];
+        let (offset, size) = (range.offset, range.size);
+        range.offset += len;
+        let prev = mem::replace(&mut range.prev, new);
+        self.resize_free(free, size - len);
+
+        let range = &mut self.slots[new];
+        range.offset = offset;
+        range.size = len;
+        range.prev = prev;
+        range.next = free;
+        self.set_next(prev, new);
+    }
+
+    /// Takes a range out of the list in address order, and gives its slot back.
+    fn unlist(&mut self, index: u32) {
+        let range = &self.slots[index];
+        let (prev, next) = (range.prev, range.next);
+        self.set_next(prev, next);
+        if next != NONE {
+            self.slots[next].prev = prev;
         }
-        self.slots.put(next);
+        self.slots.put(index);
+    }
+
+    fn set_next(&mut self, prev: u32, next: u32) {
+        match prev {
+            NONE => self.first = next,
+            prev => self.slots[prev].next = next,
+        }
     }
 }
 
 /// The trie of free ranges.
 ///
 /// Sizes are compared from the highest bit that the mapping's own size has. Any range in the trie
-/// may stand above smaller and larger ones, as long as they share the bits above its level.
+/// may stand above smaller and larger ones, as long as they share the bits above its level. So a size
+/// may change, within limits, without a change to the trie, also to one that the trie has already.
 impl<T> Ranges<T> {
     /// `size` with its first bit, as seen from the root, moved to bit 31.
     fn path(&self, size: u32) -> u32 {
@@ -495,6 +544,7 @@ impl<T> Ranges<T> {
         let mut node = Node {
             parent: NONE,
             child: [NONE; 2],
+            level: 0,
             prev_same: NONE,
             next_same: NONE,
         };
@@ -518,13 +568,33 @@ impl<T> Ranges<T> {
                 if *child == NONE {
                     *child = index;
                     node.parent = at;
+                    node.level += 1;
                     break;
                 }
                 at = *child;
                 path <<= 1;
+                node.level += 1;
             }
         }
         self.slots[index].node = node;
+    }
+
+    /// Changes the size of a free range.
+    ///
+    /// Most often that is the large one from which buffers are cut off and to which they come back.
+    /// It stays where it is as long as its first bits, which have led there, are the same.
+    fn resize_free(&mut self, index: u32, size: u32) {
+        let Range {
+            size: old, node, ..
+        } = &self.slots[index];
+        let is_alone = node.prev_same == NONE && node.next_same == NONE;
+        if is_alone && self.path(old ^ size).leading_zeros() >= node.level {
+            self.slots[index].size = size;
+        } else {
+            self.remove_free(index);
+            self.slots[index].size = size;
+            self.insert_free(index);
+        }
     }
 
     /// Removes a free range from the trie.
@@ -562,7 +632,12 @@ impl<T> Ranges<T> {
 
     /// Puts range `new`, which isn't in the trie, or nothing, at the place of range `old`.
     fn replace(&mut self, old: u32, new: u32) {
-        let Node { parent, child, .. } = self.slots[old].node;
+        let Node {
+            parent,
+            child,
+            level,
+            ..
+        } = self.slots[old].node;
         if parent == NONE {
             self.root = new;
         } else {
@@ -573,6 +648,7 @@ impl<T> Ranges<T> {
             let node = &mut self.slots[new].node;
             node.parent = parent;
             node.child = child;
+            node.level = level;
             for index in child {
                 if index != NONE {
                     self.slots[index].node.parent = new;
@@ -592,12 +668,16 @@ mod tests {
     struct Model {
         size: usize,
         buffers: KVec<Buffer>,
+        ids: KVec<Id>,
     }
 
     impl Model {
         fn new(size: usize, capacity: usize) -> Result<Self> {
-            let buffers = KVec::with_capacity(capacity, GFP_KERNEL)?;
-            Ok(Self { size, buffers })
+            Ok(Self {
+                size,
+                buffers: KVec::with_capacity(capacity, GFP_KERNEL)?,
+                ids: KVec::with_capacity(capacity, GFP_KERNEL)?,
+            })
         }
 
         /// The gaps between the buffers, as offset and size.
@@ -648,12 +728,16 @@ mod tests {
             self.buffers
                 .insert_within_capacity(i, buffer)
                 .map_err(|_| ENOSPC)?;
+            self.ids
+                .insert_within_capacity(i, reserved.id)
+                .map_err(|_| ENOSPC)?;
             Ok(right)
         }
 
         /// Removes what has been released. Returns whether the answer was right.
         fn remove<T>(&mut self, i: usize, released: &Released<T>) -> Result<bool> {
             let buffer = self.buffers.remove(i)?;
+            self.ids.remove(i)?;
             let touched =
                 buffer.offset / PAGE_SIZE..(buffer.offset + buffer.size).div_ceil(PAGE_SIZE);
             Ok(released.size == buffer.size
@@ -683,51 +767,59 @@ mod tests {
     /// Whether the invariants hold.
     fn is_sound<T>(ranges: &Ranges<T>) -> bool {
         let slots = &ranges.slots;
-        if slots.end() == 0 {
-            return ranges.root == NONE && ranges.count == 0;
+        let (mut index, mut prev, mut offset) = (ranges.first, NONE, 0);
+        if index == NONE {
+            return slots.end() == 0 && ranges.root == NONE && ranges.count == 0;
         }
-        let (mut index, mut prev, mut offset) = (0, NONE, 0);
         let mut buffers = 0;
         while index != NONE {
             let range = &slots[index];
             if range.offset != offset || range.size == 0 || range.prev != prev {
                 return false;
             }
-            if range.is_free() {
-                if (prev != NONE && slots[prev].is_free()) || !is_in_trie(ranges, index) {
-                    return false;
+            let found = slots.find(offset);
+            let right = match range.state {
+                State::Free => {
+                    found.is_none()
+                        && (prev == NONE || !slots[prev].is_free())
+                        && is_in_trie(ranges, index)
                 }
-            } else {
-                buffers += 1;
-                if slots.find(offset) != Some(index) {
-                    return false;
-                }
+                State::Reserved => found.is_none(),
+                State::Allocated(_) => found == Some(index),
+            };
+            if !right {
+                return false;
             }
+            buffers += u32::from(!range.is_free());
             offset += range.size;
             (prev, index) = (index, range.next);
         }
         offset == ranges.size && buffers == ranges.count
     }
 
+    /// Whether a free range is where it can be found.
     fn is_in_trie<T>(ranges: &Ranges<T>, index: u32) -> bool {
         let slots = &ranges.slots;
         let size = slots[index].size;
-        let (mut at, mut parent, mut path) = (ranges.root, NONE, ranges.path(size));
-        while at != NONE && slots[at].size != size {
-            if slots[at].node.parent != parent {
+        let mut at = index;
+        while slots[at].node.prev_same != NONE {
+            let prev = slots[at].node.prev_same;
+            if slots[prev].node.next_same != at || slots[prev].size != size {
                 return false;
             }
-            (parent, at) = (at, slots[at].node.child[(path >> 31) as usize]);
-            path <<= 1;
+            at = prev;
         }
-        let mut before = NONE;
-        while at != NONE && slots[at].node.prev_same == before {
-            if at == index {
-                return true;
+        let mut level = slots[at].node.level;
+        while level != 0 {
+            level -= 1;
+            let parent = slots[at].node.parent;
+            let side = ranges.path(size) << level >> 31;
+            if slots[parent].node.level != level || slots[parent].node.child[side as usize] != at {
+                return false;
             }
-            (before, at) = (at, slots[at].node.next_same);
+            at = parent;
         }
-        false
+        at == ranges.root && slots[at].node.parent == NONE
     }
 
     fn reserve<T>(ranges: &mut Ranges<T>, size: usize, meta: Meta) -> Result<Reserved> {
@@ -740,8 +832,8 @@ mod tests {
         }
     }
 
-    fn offset<T>(ranges: &mut Ranges<T>, size: usize) -> Result<usize> {
-        Ok(reserve(ranges, size, Meta::default())?.offset)
+    fn plain<T>(ranges: &mut Ranges<T>, size: usize) -> Result<Reserved> {
+        reserve(ranges, size, Meta::default())
     }
 
     /// Pseudo-random numbers: xorshift.
@@ -763,8 +855,9 @@ mod tests {
         assert_eq!(ranges.count(), 0);
         assert_eq!(ranges.iter().count(), 0);
         assert_eq!(ranges.existing(0).err(), Some(ENOENT));
-        assert_eq!(ranges.release(0).err(), Some(EINVAL));
-        assert!(ranges.commit(0, None).is_err());
+        assert_eq!(ranges.release(Id(0)).err(), Some(EINVAL));
+        assert_eq!(ranges.release(Id(NONE)).err(), Some(EINVAL));
+        assert_eq!(ranges.commit(Id(0), &mut None), Err(ENOENT));
         assert!(ranges.take_next().is_none());
         // What will never fit doesn't ask for memory.
         let reserved = ranges.reserve(4 * PAGE_SIZE + UNIT, Meta::default());
@@ -783,7 +876,7 @@ mod tests {
             return Err(EINVAL);
         };
         drop(ranges.grow(first.alloc()?));
-        offset(&mut ranges, UNIT)?;
+        plain(&mut ranges, UNIT)?;
         drop(ranges.grow(second.alloc()?));
         assert!(is_sound(&ranges));
         assert_eq!(ranges.count(), 1);
@@ -793,17 +886,18 @@ mod tests {
     #[test]
     fn uses_all_space() -> Result {
         let mut ranges = Ranges::<()>::new(2 * PAGE_SIZE);
-        assert_eq!(offset(&mut ranges, 2 * PAGE_SIZE)?, 0);
-        assert_eq!(offset(&mut ranges, UNIT).err(), Some(ENOSPC));
-        assert_eq!(ranges.release(0)?.pages, 0..2);
+        let all = plain(&mut ranges, 2 * PAGE_SIZE)?;
+        assert_eq!(all.offset, 0);
+        assert_eq!(plain(&mut ranges, UNIT).err(), Some(ENOSPC));
+        assert_eq!(ranges.release(all.id)?.pages, 0..2);
 
-        let half = offset(&mut ranges, PAGE_SIZE)?;
-        assert_eq!(offset(&mut ranges, PAGE_SIZE + UNIT).err(), Some(ENOSPC));
-        let other = offset(&mut ranges, PAGE_SIZE)?;
-        assert_eq!(offset(&mut ranges, UNIT).err(), Some(ENOSPC));
-        ranges.release(half)?;
-        ranges.release(other)?;
-        assert_eq!(offset(&mut ranges, 2 * PAGE_SIZE)?, 0);
+        let half = plain(&mut ranges, PAGE_SIZE)?;
+        assert_eq!(plain(&mut ranges, PAGE_SIZE + UNIT).err(), Some(ENOSPC));
+        let other = plain(&mut ranges, PAGE_SIZE)?;
+        assert_eq!(plain(&mut ranges, UNIT).err(), Some(ENOSPC));
+        ranges.release(half.id)?;
+        ranges.release(other.id)?;
+        assert_eq!(plain(&mut ranges, 2 * PAGE_SIZE)?.offset, 0);
         assert!(is_sound(&ranges));
         Ok(())
     }
@@ -812,23 +906,23 @@ mod tests {
     fn fits_best() -> Result {
         let mut ranges = Ranges::<()>::new(8 * PAGE_SIZE);
         // Gaps of 5, 3, 9 and 3 units, and the rest, with a buffer of one unit after each.
-        let mut gaps = [(5, 0), (3, 0), (9, 0), (3, 0)];
-        for (units, at) in &mut gaps {
-            *at = offset(&mut ranges, *units * UNIT)?;
-            offset(&mut ranges, UNIT)?;
+        let mut gaps = KVec::with_capacity(4, GFP_KERNEL)?;
+        for units in [5, 3, 9, 3] {
+            gaps.push(plain(&mut ranges, units * UNIT)?, GFP_KERNEL)?;
+            plain(&mut ranges, UNIT)?;
         }
-        let rest = offset(&mut ranges, UNIT)? + UNIT;
-        for (_, at) in gaps {
-            ranges.release(at)?;
+        let rest = plain(&mut ranges, UNIT)?.offset + UNIT;
+        for gap in gaps.iter() {
+            ranges.release(gap.id)?;
         }
         assert!(is_sound(&ranges));
 
-        assert_eq!(offset(&mut ranges, 4 * UNIT)?, gaps[0].1);
+        assert_eq!(plain(&mut ranges, 4 * UNIT)?.offset, gaps[0].offset);
         // The most recently freed one of two that fit as well.
-        assert_eq!(offset(&mut ranges, 3 * UNIT)?, gaps[3].1);
-        assert_eq!(offset(&mut ranges, 2 * UNIT)?, gaps[1].1);
-        assert_eq!(offset(&mut ranges, 10 * UNIT)?, rest);
-        assert_eq!(offset(&mut ranges, 6 * UNIT)?, gaps[2].1);
+        assert_eq!(plain(&mut ranges, 3 * UNIT)?.offset, gaps[3].offset);
+        assert_eq!(plain(&mut ranges, 2 * UNIT)?.offset, gaps[1].offset);
+        assert_eq!(plain(&mut ranges, 10 * UNIT)?.offset, rest);
+        assert_eq!(plain(&mut ranges, 6 * UNIT)?.offset, gaps[2].offset);
         assert!(is_sound(&ranges));
         Ok(())
     }
@@ -841,34 +935,41 @@ mod tests {
             pid: 42,
             is_oneway: true,
         };
-        offset(&mut ranges, UNIT)?;
-        let at = reserve(&mut ranges, 4 * UNIT, meta)?.offset;
+        plain(&mut ranges, UNIT)?;
+        let Reserved { id, offset } = reserve(&mut ranges, 4 * UNIT, meta)?;
+        let other = Id(id.0 + 1);
 
         // Only as a whole, and only while it is with userspace.
-        assert_eq!(ranges.existing(at).err(), Some(ENOENT));
-        let uncommitted = ranges.commit(at + UNIT, Some(1));
-        assert_eq!(uncommitted.err(), Some((ENOENT, Some(1))));
-        assert!(ranges.commit(at, Some(2)).is_ok());
-        assert_eq!(ranges.commit(at, Some(3)).err(), Some((ENOENT, Some(3))));
-        assert_eq!(ranges.existing(at + UNIT).err(), Some(ENOENT));
-        assert_eq!(ranges.existing(at - 1).err(), Some(ENOENT));
-        let far = at | 1 << (usize::BITS - 1);
+        assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
+        let mut data = Some(1);
+        assert_eq!(ranges.commit(other, &mut data), Err(ENOENT));
+        assert_eq!(data, Some(1));
+        assert_eq!(ranges.commit(id, &mut data), Ok(()));
+        assert_eq!(data, None);
+        data = Some(2);
+        assert_eq!(ranges.commit(id, &mut data), Err(ENOENT));
+        assert_eq!(data, Some(2));
+        assert_eq!(ranges.existing(offset + UNIT).err(), Some(ENOENT));
+        assert_eq!(ranges.existing(offset - 1).err(), Some(ENOENT));
+        let far = offset | 1 << (usize::BITS - 1);
         assert_eq!(ranges.existing(far).err(), Some(ENOENT));
-        assert_eq!(ranges.release(at).err(), Some(EPERM));
+        assert_eq!(ranges.release(id).err(), Some(EPERM));
 
-        let existing = ranges.existing(at)?;
+        let existing = ranges.existing(offset)?;
+        assert_eq!(existing.id, id);
+        assert_eq!(existing.offset, offset);
         assert_eq!(existing.size, 4 * UNIT);
         assert_eq!(existing.debug_id, 7);
-        assert_eq!(existing.data, Some(2));
-        assert_eq!(ranges.existing(at).err(), Some(ENOENT));
+        assert_eq!(existing.data, Some(1));
+        assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
 
-        assert_eq!(ranges.release(at + UNIT).err(), Some(EINVAL));
-        let released = ranges.release(at)?;
+        assert_eq!(ranges.release(other).err(), Some(EINVAL));
+        let released = ranges.release(id)?;
         assert_eq!(released.size, 4 * UNIT);
         assert_eq!(released.pid, 42);
         assert!(released.is_oneway);
-        assert_eq!(ranges.release(at).err(), Some(EINVAL));
-        assert_eq!(ranges.existing(at).err(), Some(ENOENT));
+        assert_eq!(ranges.release(id).err(), Some(EINVAL));
+        assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
         assert!(is_sound(&ranges));
         Ok(())
     }
@@ -903,7 +1004,7 @@ mod tests {
                 for left in (1..=BUFFERS).rev() {
                     let i = order % left;
                     order /= left;
-                    let released = ranges.release(model.buffers[i].offset)?;
+                    let released = ranges.release(model.ids[i])?;
                     wrong += usize::from(!model.remove(i, &released)?);
                 }
                 wrong += usize::from(!is_sound(&ranges));
@@ -918,32 +1019,35 @@ mod tests {
         const COUNT: usize = 4096;
         let mut ranges = Ranges::new(COUNT * UNIT);
         for i in 0..COUNT {
-            let at = offset(&mut ranges, UNIT)?;
-            assert_eq!(at, i * UNIT);
-            assert!(ranges.commit(at, Some(i)).is_ok());
+            let reserved = plain(&mut ranges, UNIT)?;
+            assert_eq!(reserved.offset, i * UNIT);
+            ranges.commit(reserved.id, &mut Some(i))?;
         }
         assert!(is_sound(&ranges));
-        assert_eq!(offset(&mut ranges, UNIT).err(), Some(ENOSPC));
+        assert_eq!(plain(&mut ranges, UNIT).err(), Some(ENOSPC));
 
         // Leave no two next to each other.
         for i in (1..COUNT).step_by(2) {
-            assert_eq!(ranges.existing(i * UNIT)?.data, Some(i));
-            ranges.release(i * UNIT)?;
+            let existing = ranges.existing(i * UNIT)?;
+            assert_eq!(existing.data, Some(i));
+            ranges.release(existing.id)?;
         }
         assert!(is_sound(&ranges));
         assert_eq!(ranges.count(), COUNT / 2);
-        assert_eq!(offset(&mut ranges, 2 * UNIT).err(), Some(ENOSPC));
+        assert_eq!(plain(&mut ranges, 2 * UNIT).err(), Some(ENOSPC));
 
         for i in (0..COUNT).step_by(2) {
-            assert_eq!(ranges.existing(i * UNIT)?.data, Some(i));
-            let memory = ranges.release(i * UNIT)?.memory;
+            let existing = ranges.existing(i * UNIT)?;
+            assert_eq!(existing.data, Some(i));
+            let memory = ranges.release(existing.id)?.memory;
             assert_eq!(memory.is_some(), i == COUNT - 2);
         }
         assert!(is_sound(&ranges));
-        assert_eq!(offset(&mut ranges, COUNT * UNIT)?, 0);
+        let all = plain(&mut ranges, COUNT * UNIT)?;
+        assert_eq!(all.offset, 0);
         // So few are kept unless someone asks.
         assert!(ranges.trim().is_none());
-        assert!(ranges.release(0)?.memory.is_none());
+        assert!(ranges.release(all.id)?.memory.is_none());
         assert!(ranges.trim().is_some());
         assert!(is_sound(&ranges));
         Ok(())
@@ -953,29 +1057,36 @@ mod tests {
     fn drains() -> Result {
         const COUNT: usize = 100;
         let mut ranges = Ranges::new(COUNT * UNIT);
+        let mut kept = None;
         for i in 0..COUNT {
-            let at = offset(&mut ranges, UNIT)?;
+            let reserved = plain(&mut ranges, UNIT)?;
             // The kernel still has every fourth one.
-            if i % 4 != 0 {
-                assert!(ranges.commit(at, Some(i)).is_ok());
+            if i % 4 == 0 {
+                kept = kept.or(Some(reserved));
+            } else {
+                ranges.commit(reserved.id, &mut Some(i))?;
             }
         }
         let mut seen = [false; COUNT];
-        while let Some((at, existing)) = ranges.take_next() {
-            let i = at / UNIT;
+        while let Some(existing) = ranges.take_next() {
+            let i = existing.offset / UNIT;
             assert_eq!(existing.data, Some(i));
             assert_eq!(existing.size, UNIT);
             assert!(!seen[i]);
             seen[i] = true;
-            ranges.release(at)?;
+            ranges.release(existing.id)?;
         }
         assert!(is_sound(&ranges));
         assert!((0..COUNT).all(|i| seen[i] == (i % 4 != 0)));
         assert_eq!(ranges.count(), COUNT / 4);
 
         // The next one gets what has come since.
-        assert!(ranges.commit(0, None).is_ok());
-        assert!(matches!(ranges.take_next(), Some((0, _))));
+        let kept = kept.ok_or(EINVAL)?;
+        ranges.commit(kept.id, &mut None)?;
+        assert_eq!(
+            ranges.take_next().map(|existing| existing.id),
+            Some(kept.id)
+        );
         assert!(ranges.take_next().is_none());
         Ok(())
     }
@@ -996,13 +1107,13 @@ mod tests {
             match random.below(8) {
                 0 | 1 => {
                     if let Some(buffer) = model.buffers.get_mut(i) {
-                        let committed = ranges.commit(buffer.offset, Some(op));
+                        let id = model.ids[i];
+                        let committed = ranges.commit(id, &mut Some(op));
                         assert_eq!(committed.is_ok(), !buffer.is_allocated);
                         if committed.is_ok() {
                             buffer.meta.debug_id = op;
                             buffer.is_allocated = true;
-                            let index = ranges.find(buffer.offset).ok_or(EINVAL)?;
-                            ranges.slots[index].meta.debug_id = op;
+                            ranges.slots[id.0].meta.debug_id = op;
                         }
                     }
                 }
@@ -1011,6 +1122,7 @@ mod tests {
                         let existing = ranges.existing(buffer.offset).ok();
                         assert_eq!(existing.is_some(), buffer.is_allocated);
                         if let Some(existing) = existing {
+                            assert_eq!(existing.id, model.ids[i]);
                             assert_eq!(existing.data, Some(buffer.meta.debug_id));
                             assert_eq!(existing.size, buffer.size);
                         }
@@ -1038,7 +1150,7 @@ mod tests {
                 }
                 _ => {
                     if let Some(buffer) = model.buffers.get(i) {
-                        match ranges.release(buffer.offset) {
+                        match ranges.release(model.ids[i]) {
                             Ok(released) => assert!(model.remove(i, &released)?),
                             Err(err) => {
                                 assert_eq!(err, EPERM);

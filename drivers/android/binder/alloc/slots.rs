@@ -266,22 +266,35 @@ impl<S: Keyed> Slots<S> {
 
     /// Ends what [`Slots::link`] began.
     pub(super) fn unlink(&mut self, index: u32) {
-        let next = self.cell(index).next;
         let bucket = self.bucket(self[index].key());
-        let head = &mut self.cell_mut(bucket).bucket;
-        let mut at = *head;
-        if at == index {
-            *head = next;
-            return;
+        self.unlink_from(bucket, |at, _| at == index);
+    }
+
+    /// Finds a linked slot, and unlinks it.
+    pub(super) fn unlink_key(&mut self, key: u32) -> Option<u32> {
+        if self.used == 0 {
+            return None;
         }
-        loop {
-            let cell = self.cell_mut(at);
-            if cell.next == index {
-                cell.next = next;
-                return;
+        self.unlink_from(self.bucket(key), |_, value| value.key() == key)
+    }
+
+    /// Unlinks the slot in `bucket` that `is_it` tells.
+    fn unlink_from(&mut self, bucket: u32, is_it: impl Fn(u32, &S) -> bool) -> Option<u32> {
+        let mut prev = NONE;
+        let mut index = self.cell(bucket).bucket;
+        while index != NONE {
+            let cell = self.cell(index);
+            let next = cell.next;
+            if is_it(index, &cell.value) {
+                match prev {
+                    NONE => self.cell_mut(bucket).bucket = next,
+                    prev => self.cell_mut(prev).next = next,
+                }
+                return Some(index);
             }
-            at = cell.next;
+            (prev, index) = (index, next);
         }
+        None
     }
 
     /// Finds a linked slot.
@@ -418,7 +431,12 @@ mod tests {
                 slots[*index] = key;
                 slots.link(*index);
             } else if *index != NONE && !adds {
-                slots.unlink(*index);
+                if op % 2 == 0 {
+                    slots.unlink(*index);
+                } else {
+                    assert_eq!(slots.unlink_key(key), Some(*index));
+                }
+                assert_eq!(slots.unlink_key(key), None);
                 slots.put(*index);
                 *index = NONE;
             }

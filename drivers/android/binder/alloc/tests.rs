@@ -497,7 +497,7 @@ mod suite {
         let buffer = fixture.reserve(64)?;
         let address = buffer.address();
         assert!(fixture.alloc.existing(address).is_err());
-        fixture.alloc.commit(buffer, None);
+        fixture.alloc.commit(buffer, &mut None);
         assert!(fixture.alloc.existing(address + 8).is_err());
         assert!(fixture.alloc.existing(address - 8).is_err());
         assert!(fixture.alloc.existing(0).is_err());
@@ -527,7 +527,7 @@ mod suite {
         let fixture = Fixture::new()?;
         for _ in 0..3 {
             let buffer = fixture.reserve(PAGE_SIZE)?;
-            fixture.alloc.commit(buffer, None);
+            fixture.alloc.commit(buffer, &mut None);
         }
         fixture.alloc.close();
         let mut taken = 0;
