@@ -77,6 +77,7 @@ use self::{
     oneway::Oneway,
     pages::{Claim, PageRef, PageTable},
     ranges::{Meta, Ranges, Reserved},
+    slots::DataRef,
     vma::Window, //
 };
 
@@ -101,25 +102,31 @@ const LOOKUP: usize = 16;
 ///
 /// - While the value exists, the range is reserved in the area, and all pages that it lies on are
 ///   in use (or being brought into use, before [`BufferAllocator::reserve`] returns it).
-/// - `page` is the page that it begins on.
+/// - `data` is that of the range, and nobody else uses it.
+/// - `page` is the page that the range begins on.
 pub(crate) struct Buffer {
     /// Address of the area that it lies in, only to be compared.
     area: usize,
-    id: ranges::Id,
-    offset: usize,
-    size: usize,
-    /// Where the process sees it.
-    address: usize,
-    debug_id: usize,
+    data: DataRef<AllocationInfo>,
     /// Most buffers lie on one page. So they can be copied to without a look at the page table. It
     /// isn't there for a buffer that came back from the process, which is hardly ever read.
     page: Option<PageRef>,
+    /// Where the process sees it.
+    address: usize,
+    debug_id: usize,
+    id: ranges::Id,
+    offset: u32,
+    size: u32,
 }
+
+// A buffer is moved a few times on its way through the driver. That is cheap as long as the
+// compiler needn't call memcpy() for a buffer and a pointer to its process.
+const _: () = assert!(size_of::<Option<Buffer>>() <= 56);
 
 impl Buffer {
     /// Bytes, a multiple of the pointer size.
     pub(crate) fn size(&self) -> usize {
-        self.size
+        self.size as usize
     }
 
     /// The address of the first byte for the process that has the area.
@@ -131,9 +138,27 @@ impl Buffer {
         self.debug_id
     }
 
+    /// What goes with the buffer, also to the process and back.
+    pub(crate) fn data(&self) -> &AllocationInfo {
+        // SAFETY: By the type invariants the slot isn't given back before `self`, and the data is
+        // used by way of `self` only.
+        unsafe { self.data.get() }
+    }
+
+    /// What goes with the buffer, also to the process and back.
+    pub(crate) fn data_mut(&mut self) -> &mut AllocationInfo {
+        // SAFETY: As in `data`.
+        unsafe { self.data.get_mut() }
+    }
+
     /// Whether it lies in `area`.
     fn is_in(&self, area: &Area) -> bool {
         self.area == ptr::from_ref(area).addr()
+    }
+
+    /// Index of its first byte in the area.
+    fn offset(&self) -> usize {
+        self.offset as usize
     }
 
     /// The page that it begins on, if that is known.
@@ -145,7 +170,7 @@ impl Buffer {
 
     /// The indices of the pages that it lies on.
     fn pages(&self) -> Range<usize> {
-        self.offset >> PAGE_SHIFT..(self.offset + self.size).div_ceil(PAGE_SIZE)
+        self.offset() >> PAGE_SHIFT..(self.offset() + self.size()).div_ceil(PAGE_SIZE)
     }
 }
 
@@ -315,7 +340,7 @@ enum Growth {
 enum Refused {
     NoSpace,
     /// To be allocated without the lock.
-    Ranges(slots::GrowRequest<ranges::Range<AllocationInfo>>),
+    Ranges(slots::GrowRequest<ranges::Range, AllocationInfo>),
     Oneway(slots::GrowRequest<oneway::Tally>),
 }
 
@@ -363,7 +388,7 @@ impl Mapped {
         size: usize,
         meta: Meta,
         unused: &mut Option<Growth>,
-    ) -> Result<(Reserved, bool), Refused> {
+    ) -> Result<(Reserved<AllocationInfo>, bool), Refused> {
         // Tell the usual failure, a lack of oneway space, before anything has to be undone.
         if meta.is_oneway && self.oneway.free_space() < size {
             return Err(Refused::NoSpace);
@@ -442,12 +467,13 @@ impl BufferAllocator {
                     // INVARIANT: The range is reserved; its pages come before this method returns.
                     let mut buffer = Buffer {
                         area: ptr::from_ref(&*self.area).addr(),
-                        id: reserved.id,
-                        offset: reserved.offset,
-                        size,
+                        data: reserved.data,
+                        page: None,
                         address: mapped.window.start + reserved.offset,
                         debug_id: request.debug_id,
-                        page: None,
+                        id: reserved.id,
+                        offset: reserved.offset as u32,
+                        size: size as u32,
                     };
                     let claim = mapped.pages.claim(buffer.pages());
                     if claim == Claim::Ready {
@@ -474,9 +500,8 @@ impl BufferAllocator {
         Ok((buffer, suspect))
     }
 
-    /// Gives `buffer` to the process, which gives it back with [`existing`](Self::existing). `data`
-    /// is taken, and stays with it.
-    pub(crate) fn commit(&self, buffer: Buffer, data: &mut Option<AllocationInfo>) {
+    /// Gives `buffer` to the process, which gives it back with [`existing`](Self::existing).
+    pub(crate) fn commit(&self, buffer: Buffer) {
         if warn_on!(!buffer.is_in(&self.area)) {
             return;
         }
@@ -484,20 +509,19 @@ impl BufferAllocator {
         let Some(mapped) = state.mapped.as_mut() else {
             return;
         };
-        let result = mapped.ranges.commit(buffer.id, data);
+        let result = mapped.ranges.commit(buffer.id);
         drop(state);
         if result.is_err() {
             pr_err!("buffer {} isn't reserved\n", buffer.debug_id);
         }
     }
 
-    /// Takes the buffer at `address` back from the process, and what [`commit`](Self::commit) left
-    /// with it.
+    /// Takes the buffer at `address` back from the process.
     ///
     /// # Errors
     ///
     /// `ENOENT`: the process has no buffer that begins there.
-    pub(crate) fn existing(&self, address: usize) -> Result<(Buffer, Option<AllocationInfo>)> {
+    pub(crate) fn existing(&self, address: usize) -> Result<Buffer> {
         let mut state = self.area.state.lock();
         let mapped = state.mapped.as_mut().ok_or(ENOENT)?;
         let offset = address.checked_sub(mapped.window.start).ok_or(ENOENT)?;
@@ -505,15 +529,17 @@ impl BufferAllocator {
         Ok(mapped.taken_back(&self.area, existing))
     }
 
-    /// Frees `buffer`. Pages that no other buffer lies on become idle.
+    /// Frees `buffer`, and what went with it. Pages that no other buffer lies on become idle.
     ///
     /// # Context
     ///
     /// May sleep.
-    pub(crate) fn release(&self, buffer: Buffer) {
+    pub(crate) fn release(&self, mut buffer: Buffer) {
         if warn_on!(!buffer.is_in(&self.area)) {
             return;
         }
+        // What it refers to may take locks when it is dropped.
+        *buffer.data_mut() = AllocationInfo::default();
         let mut state = self.area.state.lock();
         let Some(mapped) = state.mapped.as_mut() else {
             return;
@@ -542,7 +568,7 @@ impl BufferAllocator {
 
     /// Takes back a buffer that the process had, after [`close`](Self::close); `None` when there is
     /// none left.
-    pub(crate) fn take_next(&self) -> Option<(Buffer, Option<AllocationInfo>)> {
+    pub(crate) fn take_next(&self) -> Option<Buffer> {
         let mut state = self.area.state.lock();
         let mapped = state.mapped.as_mut()?;
         let existing = mapped.ranges.take_next()?;
@@ -557,22 +583,18 @@ impl BufferAllocator {
 }
 
 impl Mapped {
-    fn taken_back(
-        &self,
-        area: &Area,
-        existing: ranges::Existing<AllocationInfo>,
-    ) -> (Buffer, Option<AllocationInfo>) {
+    fn taken_back(&self, area: &Area, existing: ranges::Existing<AllocationInfo>) -> Buffer {
         // INVARIANT: The range is reserved again, and its pages have stayed in use all the time.
-        let buffer = Buffer {
+        Buffer {
             area: ptr::from_ref(area).addr(),
-            id: existing.id,
-            offset: existing.offset,
-            size: existing.size,
+            data: existing.data,
+            page: None,
             address: self.window.start + existing.offset,
             debug_id: existing.debug_id,
-            page: None,
-        };
-        (buffer, existing.data)
+            id: existing.id,
+            offset: existing.offset as u32,
+            size: existing.size as u32,
+        }
     }
 }
 
@@ -588,11 +610,11 @@ impl BufferAllocator {
         mut f: impl FnMut(&Page, usize, usize) -> Result,
     ) -> Result {
         let end = offset.checked_add(len).ok_or(EFAULT)?;
-        if end > buffer.size || !buffer.is_in(&self.area) {
+        if end > buffer.size() || !buffer.is_in(&self.area) {
             return Err(EFAULT);
         }
-        let end = buffer.offset + end;
-        let mut at = buffer.offset + offset;
+        let end = buffer.offset() + end;
+        let mut at = buffer.offset() + offset;
         let mut copy = |page: &Page, at: usize| {
             let in_page = at % PAGE_SIZE;
             let piece = min(end - at, PAGE_SIZE - in_page);
@@ -694,7 +716,7 @@ impl BufferAllocator {
 
     /// Writes zeroes to all of `buffer`.
     pub(crate) fn fill_zero(&self, buffer: &Buffer) -> Result {
-        self.for_each_piece(buffer, 0, buffer.size, |page, offset, len| {
+        self.for_each_piece(buffer, 0, buffer.size(), |page, offset, len| {
             // SAFETY: See `copy_from_user`.
             unsafe { page.fill_zero_raw(offset, len) }
         })

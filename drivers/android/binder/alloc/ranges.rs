@@ -34,16 +34,17 @@ use kernel::{
 
 use super::slots::{
     self,
+    DataRef,
     Keyed,
     Slots,
     NONE, //
 };
 
 /// Memory for more ranges, see [`Ranges::grow`].
-pub(super) type Grown<T> = slots::Grown<Range<T>>;
+pub(super) type Grown<T> = slots::Grown<Range, T>;
 
 /// Why a buffer can't be reserved, see [`Ranges::reserve`].
-pub(super) type ReserveError<T> = slots::Refused<Range<T>>;
+pub(super) type ReserveError<T> = slots::Refused<Range, T>;
 
 /// What the sender says about a buffer.
 #[derive(Clone, Copy, Default)]
@@ -58,10 +59,10 @@ pub(super) struct Meta {
 pub(super) struct Id(u32);
 
 /// A buffer that has just been reserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reserved {
+pub(super) struct Reserved<T> {
     pub(super) id: Id,
     pub(super) offset: usize,
+    pub(super) data: DataRef<T>,
 }
 
 /// A buffer that the kernel has taken back from userspace.
@@ -70,7 +71,7 @@ pub(super) struct Existing<T> {
     pub(super) offset: usize,
     pub(super) size: usize,
     pub(super) debug_id: usize,
-    pub(super) data: Option<T>,
+    pub(super) data: DataRef<T>,
 }
 
 /// What is left of a buffer.
@@ -94,13 +95,14 @@ pub(super) struct Buffer {
 }
 
 /// Who has a range.
-enum State<T> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
     /// Nobody.
     Free,
     /// The kernel.
     Reserved,
-    /// Userspace. The data is there for when the kernel takes the buffer back.
-    Allocated(Option<T>),
+    /// Userspace.
+    Allocated,
 }
 
 /// Place of a free range in the trie.
@@ -115,7 +117,7 @@ struct Node {
 }
 
 /// A part of the mapping: free, or a buffer.
-pub(super) struct Range<T> {
+pub(super) struct Range {
     offset: u32,
     size: u32,
     /// Neighbours in the mapping.
@@ -125,20 +127,20 @@ pub(super) struct Range<T> {
     node: Node,
     /// Has a meaning only while the range is a buffer.
     meta: Meta,
-    state: State<T>,
+    state: State,
 }
 
-impl<T> Range<T> {
+impl Range {
     fn end(&self) -> u32 {
         self.offset + self.size
     }
 
     fn is_free(&self) -> bool {
-        matches!(self.state, State::Free)
+        self.state == State::Free
     }
 }
 
-impl<T> Default for Range<T> {
+impl Default for Range {
     fn default() -> Self {
         Self {
             offset: 0,
@@ -158,13 +160,14 @@ impl<T> Default for Range<T> {
     }
 }
 
-impl<T> Keyed for Range<T> {
+impl Keyed for Range {
     fn key(&self) -> u32 {
         self.offset
     }
 }
 
-/// The ranges of a mapping. `T` is what is kept for each buffer while userspace has it.
+/// The ranges of a mapping. `T` is what is kept with each buffer: it belongs to whoever has the
+/// buffer reserved, as long as that lasts, and stays what it is while userspace has the buffer.
 ///
 /// # Invariants
 ///
@@ -178,7 +181,7 @@ impl<T> Keyed for Range<T> {
 ///   has the same size. A range at level `n` of the trie has the same first `n` bits in its size as
 ///   all ranges in the subtree below it; the next bit tells on which side each of them is.
 pub(super) struct Ranges<T> {
-    slots: Slots<Range<T>>,
+    slots: Slots<Range, T>,
     size: u32,
     first: u32,
     root: u32,
@@ -220,7 +223,11 @@ impl<T> Ranges<T> {
     ///
     /// [`ReserveError::NoSpace`] if no free range is large enough. [`ReserveError::NeedGrow`] if
     /// there is no memory for the range that remains: try again after [`Ranges::grow`].
-    pub(super) fn reserve(&mut self, size: usize, meta: Meta) -> Result<Reserved, ReserveError<T>> {
+    pub(super) fn reserve(
+        &mut self,
+        size: usize,
+        meta: Meta,
+    ) -> Result<Reserved<T>, ReserveError<T>> {
         debug_assert!(size != 0 && size % align_of::<usize>() == 0);
         if size > self.size() {
             return Err(ReserveError::NoSpace);
@@ -252,6 +259,7 @@ impl<T> Ranges<T> {
         Ok(Reserved {
             id: Id(index),
             offset: range.offset as usize,
+            data: self.slots.data(index),
         })
     }
 
@@ -272,17 +280,17 @@ impl<T> Ranges<T> {
         old
     }
 
-    /// Gives a reserved buffer to userspace, which may free it from now on. The data is taken.
+    /// Gives a reserved buffer to userspace, which may free it from now on.
     ///
     /// # Errors
     ///
-    /// `ENOENT` if it isn't reserved. The data stays.
-    pub(super) fn commit(&mut self, id: Id, data: &mut Option<T>) -> Result {
+    /// `ENOENT` if it isn't reserved.
+    pub(super) fn commit(&mut self, id: Id) -> Result {
         let range = self.buffer_mut(id).ok_or(ENOENT)?;
-        if !matches!(range.state, State::Reserved) {
+        if range.state != State::Reserved {
             return Err(ENOENT);
         }
-        range.state = State::Allocated(data.take());
+        range.state = State::Allocated;
         self.slots.link(id.0);
         Ok(())
     }
@@ -295,7 +303,7 @@ impl<T> Ranges<T> {
     pub(super) fn existing(&mut self, offset: usize) -> Result<Existing<T>> {
         let key = u32::try_from(offset).map_err(|_| ENOENT)?;
         let index = self.slots.unlink_key(key).ok_or(ENOENT)?;
-        self.taken_back(index).ok_or(ENOENT)
+        Ok(self.taken_back(index))
     }
 
     /// Frees a reserved buffer.
@@ -306,7 +314,7 @@ impl<T> Ranges<T> {
     pub(super) fn release(&mut self, id: Id) -> Result<Released<T>> {
         let index = id.0;
         let range = self.buffer_mut(id).ok_or(EINVAL)?;
-        if matches!(range.state, State::Allocated(_)) {
+        if range.state == State::Allocated {
             return Err(EPERM);
         }
         range.state = State::Free;
@@ -383,9 +391,9 @@ impl<T> Ranges<T> {
         while self.drained < self.slots.end() {
             let index = self.drained;
             self.drained += 1;
-            if matches!(self.slots[index].state, State::Allocated(_)) {
+            if self.slots[index].state == State::Allocated {
                 self.slots.unlink(index);
-                return self.taken_back(index);
+                return Some(self.taken_back(index));
             }
         }
         self.drained = 0;
@@ -401,30 +409,29 @@ impl<T> Ranges<T> {
                 offset: range.offset as usize,
                 size: range.size as usize,
                 meta: range.meta,
-                is_allocated: matches!(range.state, State::Allocated(_)),
+                is_allocated: range.state == State::Allocated,
             })
     }
 
     /// The buffer that has this name, if there is one.
-    fn buffer_mut(&mut self, id: Id) -> Option<&mut Range<T>> {
+    fn buffer_mut(&mut self, id: Id) -> Option<&mut Range> {
         (id.0 < self.slots.end())
             .then(|| &mut self.slots[id.0])
             .filter(|range| !range.is_free())
     }
 
     /// Reserves a buffer that userspace had, and that has just been unlinked.
-    fn taken_back(&mut self, index: u32) -> Option<Existing<T>> {
+    fn taken_back(&mut self, index: u32) -> Existing<T> {
+        let data = self.slots.data(index);
         let range = &mut self.slots[index];
-        let State::Allocated(data) = mem::replace(&mut range.state, State::Reserved) else {
-            return None;
-        };
-        Some(Existing {
+        range.state = State::Reserved;
+        Existing {
             id: Id(index),
             offset: range.offset as usize,
             size: range.size as usize,
             debug_id: range.meta.debug_id,
             data,
-        })
+        }
     }
 
     /// The size of range `index`; 0 if it is a buffer, or no range at all.
@@ -708,7 +715,7 @@ mod tests {
         }
 
         /// Adds what has been reserved. Returns whether it was a right place.
-        fn add(&mut self, reserved: &Reserved, size: usize, meta: Meta) -> Result<bool> {
+        fn add<T>(&mut self, reserved: &Reserved<T>, size: usize, meta: Meta) -> Result<bool> {
             let offset = reserved.offset;
             let best = self.best_fit(size);
             let right = self
@@ -785,7 +792,7 @@ mod tests {
                         && is_in_trie(ranges, index)
                 }
                 State::Reserved => found.is_none(),
-                State::Allocated(_) => found == Some(index),
+                State::Allocated => found == Some(index),
             };
             if !right {
                 return false;
@@ -822,7 +829,7 @@ mod tests {
         at == ranges.root && slots[at].node.parent == NONE
     }
 
-    fn reserve<T>(ranges: &mut Ranges<T>, size: usize, meta: Meta) -> Result<Reserved> {
+    fn reserve<T: Default>(ranges: &mut Ranges<T>, size: usize, meta: Meta) -> Result<Reserved<T>> {
         loop {
             match ranges.reserve(size, meta) {
                 Ok(reserved) => return Ok(reserved),
@@ -832,7 +839,7 @@ mod tests {
         }
     }
 
-    fn plain<T>(ranges: &mut Ranges<T>, size: usize) -> Result<Reserved> {
+    fn plain<T: Default>(ranges: &mut Ranges<T>, size: usize) -> Result<Reserved<T>> {
         reserve(ranges, size, Meta::default())
     }
 
@@ -857,7 +864,7 @@ mod tests {
         assert_eq!(ranges.existing(0).err(), Some(ENOENT));
         assert_eq!(ranges.release(Id(0)).err(), Some(EINVAL));
         assert_eq!(ranges.release(Id(NONE)).err(), Some(EINVAL));
-        assert_eq!(ranges.commit(Id(0), &mut None), Err(ENOENT));
+        assert_eq!(ranges.commit(Id(0)), Err(ENOENT));
         assert!(ranges.take_next().is_none());
         // What will never fit doesn't ask for memory.
         let reserved = ranges.reserve(4 * PAGE_SIZE + UNIT, Meta::default());
@@ -936,19 +943,20 @@ mod tests {
             is_oneway: true,
         };
         plain(&mut ranges, UNIT)?;
-        let Reserved { id, offset } = reserve(&mut ranges, 4 * UNIT, meta)?;
+        let Reserved {
+            id,
+            offset,
+            mut data,
+        } = reserve(&mut ranges, 4 * UNIT, meta)?;
         let other = Id(id.0 + 1);
+        // SAFETY: The buffer is reserved, by this test.
+        unsafe { *data.get_mut() = 1 };
 
         // Only as a whole, and only while it is with userspace.
         assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
-        let mut data = Some(1);
-        assert_eq!(ranges.commit(other, &mut data), Err(ENOENT));
-        assert_eq!(data, Some(1));
-        assert_eq!(ranges.commit(id, &mut data), Ok(()));
-        assert_eq!(data, None);
-        data = Some(2);
-        assert_eq!(ranges.commit(id, &mut data), Err(ENOENT));
-        assert_eq!(data, Some(2));
+        assert_eq!(ranges.commit(other), Err(ENOENT));
+        assert_eq!(ranges.commit(id), Ok(()));
+        assert_eq!(ranges.commit(id), Err(ENOENT));
         assert_eq!(ranges.existing(offset + UNIT).err(), Some(ENOENT));
         assert_eq!(ranges.existing(offset - 1).err(), Some(ENOENT));
         let far = offset | 1 << (usize::BITS - 1);
@@ -960,7 +968,8 @@ mod tests {
         assert_eq!(existing.offset, offset);
         assert_eq!(existing.size, 4 * UNIT);
         assert_eq!(existing.debug_id, 7);
-        assert_eq!(existing.data, Some(1));
+        // SAFETY: It is reserved again.
+        assert_eq!(unsafe { *existing.data.get() }, 1);
         assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
 
         assert_eq!(ranges.release(other).err(), Some(EINVAL));
@@ -1019,9 +1028,11 @@ mod tests {
         const COUNT: usize = 4096;
         let mut ranges = Ranges::new(COUNT * UNIT);
         for i in 0..COUNT {
-            let reserved = plain(&mut ranges, UNIT)?;
+            let mut reserved = plain(&mut ranges, UNIT)?;
             assert_eq!(reserved.offset, i * UNIT);
-            ranges.commit(reserved.id, &mut Some(i))?;
+            // SAFETY: It is reserved, by this test.
+            unsafe { *reserved.data.get_mut() = i };
+            ranges.commit(reserved.id)?;
         }
         assert!(is_sound(&ranges));
         assert_eq!(plain(&mut ranges, UNIT).err(), Some(ENOSPC));
@@ -1029,7 +1040,8 @@ mod tests {
         // Leave no two next to each other.
         for i in (1..COUNT).step_by(2) {
             let existing = ranges.existing(i * UNIT)?;
-            assert_eq!(existing.data, Some(i));
+            // SAFETY: It is reserved again.
+            assert_eq!(unsafe { *existing.data.get() }, i);
             ranges.release(existing.id)?;
         }
         assert!(is_sound(&ranges));
@@ -1038,7 +1050,8 @@ mod tests {
 
         for i in (0..COUNT).step_by(2) {
             let existing = ranges.existing(i * UNIT)?;
-            assert_eq!(existing.data, Some(i));
+            // SAFETY: As above.
+            assert_eq!(unsafe { *existing.data.get() }, i);
             let memory = ranges.release(existing.id)?.memory;
             assert_eq!(memory.is_some(), i == COUNT - 2);
         }
@@ -1059,18 +1072,21 @@ mod tests {
         let mut ranges = Ranges::new(COUNT * UNIT);
         let mut kept = None;
         for i in 0..COUNT {
-            let reserved = plain(&mut ranges, UNIT)?;
+            let mut reserved = plain(&mut ranges, UNIT)?;
+            // SAFETY: It is reserved, by this test.
+            unsafe { *reserved.data.get_mut() = i };
             // The kernel still has every fourth one.
             if i % 4 == 0 {
-                kept = kept.or(Some(reserved));
+                kept = kept.or(Some(reserved.id));
             } else {
-                ranges.commit(reserved.id, &mut Some(i))?;
+                ranges.commit(reserved.id)?;
             }
         }
         let mut seen = [false; COUNT];
         while let Some(existing) = ranges.take_next() {
             let i = existing.offset / UNIT;
-            assert_eq!(existing.data, Some(i));
+            // SAFETY: It is reserved again.
+            assert_eq!(unsafe { *existing.data.get() }, i);
             assert_eq!(existing.size, UNIT);
             assert!(!seen[i]);
             seen[i] = true;
@@ -1082,11 +1098,8 @@ mod tests {
 
         // The next one gets what has come since.
         let kept = kept.ok_or(EINVAL)?;
-        ranges.commit(kept.id, &mut None)?;
-        assert_eq!(
-            ranges.take_next().map(|existing| existing.id),
-            Some(kept.id)
-        );
+        ranges.commit(kept)?;
+        assert_eq!(ranges.take_next().map(|existing| existing.id), Some(kept));
         assert!(ranges.take_next().is_none());
         Ok(())
     }
@@ -1096,7 +1109,7 @@ mod tests {
         const CAPACITY: usize = 64;
         const SIZE: usize = 32 * PAGE_SIZE;
         let mut random = Random(0x2545_f491_4f6c_dd1d);
-        let mut ranges = Ranges::new(SIZE);
+        let mut ranges = Ranges::<usize>::new(SIZE);
         let mut model = Model::new(SIZE, CAPACITY)?;
 
         for op in 0..50_000 {
@@ -1108,13 +1121,9 @@ mod tests {
                 0 | 1 => {
                     if let Some(buffer) = model.buffers.get_mut(i) {
                         let id = model.ids[i];
-                        let committed = ranges.commit(id, &mut Some(op));
+                        let committed = ranges.commit(id);
                         assert_eq!(committed.is_ok(), !buffer.is_allocated);
-                        if committed.is_ok() {
-                            buffer.meta.debug_id = op;
-                            buffer.is_allocated = true;
-                            ranges.slots[id.0].meta.debug_id = op;
-                        }
+                        buffer.is_allocated = true;
                     }
                 }
                 2 => {
@@ -1123,7 +1132,9 @@ mod tests {
                         assert_eq!(existing.is_some(), buffer.is_allocated);
                         if let Some(existing) = existing {
                             assert_eq!(existing.id, model.ids[i]);
-                            assert_eq!(existing.data, Some(buffer.meta.debug_id));
+                            // SAFETY: It is reserved again.
+                            let data = unsafe { *existing.data.get() };
+                            assert_eq!(data, buffer.meta.debug_id);
                             assert_eq!(existing.size, buffer.size);
                         }
                         buffer.is_allocated = false;
@@ -1141,7 +1152,11 @@ mod tests {
                         is_oneway: random.below(2) == 0,
                     };
                     match reserve(&mut ranges, size, meta) {
-                        Ok(reserved) => assert!(model.add(&reserved, size, meta)?),
+                        Ok(mut reserved) => {
+                            // SAFETY: It is reserved, by this test.
+                            unsafe { *reserved.data.get_mut() = op };
+                            assert!(model.add(&reserved, size, meta)?);
+                        }
                         Err(err) => {
                             assert_eq!(err, ENOSPC);
                             assert_eq!(model.best_fit(size), None);

@@ -16,12 +16,14 @@
 //! is no moment at which all of it is hashed again.
 
 use core::{
+    cell::UnsafeCell,
     marker::PhantomData,
     mem,
     ops::{
         Index,
         IndexMut, //
-    }, //
+    },
+    ptr::NonNull, //
 };
 
 use kernel::prelude::*;
@@ -55,74 +57,124 @@ struct Cell<S> {
     value: S,
 }
 
-type Blocks<S> = KVec<KVVec<Cell<S>>>;
+/// Slots that are allocated together, and the data that goes with them.
+struct Block<S, D> {
+    cells: KVVec<Cell<S>>,
+    data: KVVec<UnsafeCell<D>>,
+}
+
+type Blocks<S, D> = KVec<Block<S, D>>;
 
 /// Slots that are found by key.
 ///
+/// With each slot goes a `D` for whoever the slot was taken for: nothing here looks at it, so that
+/// it may be used without the lock.
+///
 /// # Invariants
 ///
-/// - Block 0 has [`FIRST`] cells, and each other block has as many as all blocks before it.
+/// - Block 0 has [`FIRST`] slots, and each other block has as many as all blocks before it.
 /// - The slots below `used` are taken or on the spare list. `used` is at most the capacity.
 /// - There are `used` buckets. A linked slot is in the one bucket that [`Slots::bucket`] tells for
 ///   its key. All chains end with [`NONE`].
-pub(super) struct Slots<S> {
-    blocks: Blocks<S>,
+pub(super) struct Slots<S, D = ()> {
+    blocks: Blocks<S, D>,
     used: u32,
     spare: u32,
 }
 
 /// Says how much memory is missing.
-pub(super) struct GrowRequest<S> {
+pub(super) struct GrowRequest<S, D = ()> {
     blocks: usize,
-    _slots: PhantomData<fn() -> S>,
+    _slots: PhantomData<fn() -> (S, D)>,
 }
 
 /// Memory that is on its way into or out of a [`Slots`].
 #[must_use = "must be dropped outside the lock"]
-pub(super) struct Grown<S> {
-    blocks: Blocks<S>,
+pub(super) struct Grown<S, D = ()> {
+    blocks: Blocks<S, D>,
+}
+
+/// Refers to the data of a slot.
+pub(super) struct DataRef<D>(NonNull<D>);
+
+// SAFETY: It gives access to the data, as a mutable reference does.
+unsafe impl<D: Send> Send for DataRef<D> {}
+// SAFETY: As above.
+unsafe impl<D: Sync> Sync for DataRef<D> {}
+
+impl<D> DataRef<D> {
+    /// Borrows the data.
+    ///
+    /// # Safety
+    ///
+    /// The slot must not have been given back, or given away by [`Slots::vacate`]. As long as the
+    /// data is borrowed, nobody else may use it but by shared references.
+    pub(super) unsafe fn get(&self) -> &D {
+        // SAFETY: The slot has been initialized, and doesn't move or go away.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Borrows the data mutably.
+    ///
+    /// # Safety
+    ///
+    /// The slot must not have been given back, or given away by [`Slots::vacate`]. As long as the
+    /// data is borrowed, nobody else may use it.
+    pub(super) unsafe fn get_mut(&mut self) -> &mut D {
+        // SAFETY: As above.
+        unsafe { self.0.as_mut() }
+    }
 }
 
 /// Why there is no place for one more.
-pub(super) enum Refused<S> {
+pub(super) enum Refused<S, D = ()> {
     /// There is no space, and more memory for slots doesn't help.
     NoSpace,
     /// There is no slot. Try again with more memory.
-    NeedGrow(GrowRequest<S>),
+    NeedGrow(GrowRequest<S, D>),
 }
 
-impl<S: Keyed> GrowRequest<S> {
+impl<S: Keyed, D: Default> GrowRequest<S, D> {
     /// Allocates the missing memory. To be called with no lock held.
     ///
     /// # Errors
     ///
     /// `ENOMEM` if there is none.
-    pub(super) fn alloc(self) -> Result<Grown<S>> {
+    pub(super) fn alloc(self) -> Result<Grown<S, D>> {
         let capacity = match self.blocks {
             0 => FIRST as usize,
             n => (FIRST as usize) << (n - 1),
         };
-        let mut block = KVVec::with_capacity(capacity, GFP_KERNEL)?;
+        let mut block = Block {
+            cells: KVVec::with_capacity(capacity, GFP_KERNEL)?,
+            data: KVVec::with_capacity(capacity, GFP_KERNEL)?,
+        };
         for _ in 0..capacity {
-            block.push_within_capacity(Cell {
+            block.cells.push_within_capacity(Cell {
                 bucket: NONE,
                 next: NONE,
                 value: S::default(),
             })?;
+            block
+                .data
+                .push_within_capacity(UnsafeCell::new(D::default()))?;
         }
 
         // The empty blocks change places with the present ones, so that `grow` neither allocates
         // nor frees.
         let mut blocks = KVec::with_capacity(self.blocks + 1, GFP_KERNEL)?;
         for _ in 0..self.blocks {
-            blocks.push_within_capacity(KVVec::new())?;
+            blocks.push_within_capacity(Block {
+                cells: KVVec::new(),
+                data: KVVec::new(),
+            })?;
         }
         blocks.push_within_capacity(block)?;
         Ok(Grown { blocks })
     }
 }
 
-impl<S> Slots<S> {
+impl<S, D> Slots<S, D> {
     /// Has no slots and takes no memory.
     pub(super) const fn new() -> Self {
         // INVARIANT: There are no blocks, slots or buckets.
@@ -151,7 +203,7 @@ impl<S> Slots<S> {
     }
 
     /// What to allocate when [`Slots::take`] found nothing.
-    pub(super) fn request(&self) -> GrowRequest<S> {
+    pub(super) fn request(&self) -> GrowRequest<S, D> {
         GrowRequest {
             blocks: self.blocks.len(),
             _slots: PhantomData,
@@ -161,7 +213,7 @@ impl<S> Slots<S> {
     /// Adds memory. Returns what the caller must drop outside the lock.
     ///
     /// If someone else was faster, `grown` itself is returned.
-    pub(super) fn grow(&mut self, mut grown: Grown<S>) -> Grown<S> {
+    pub(super) fn grow(&mut self, mut grown: Grown<S, D>) -> Grown<S, D> {
         if grown.blocks.len() == self.blocks.len() + 1 {
             // INVARIANT: The present blocks keep their places, and `GrowRequest::alloc` has made
             // the last one as large as they are together.
@@ -174,7 +226,7 @@ impl<S> Slots<S> {
     }
 
     /// Gives all slots and all memory away, for the caller to drop outside the lock.
-    pub(super) fn vacate(&mut self) -> Grown<S> {
+    pub(super) fn vacate(&mut self) -> Grown<S, D> {
         Grown {
             blocks: mem::replace(self, Self::new()).blocks,
         }
@@ -190,16 +242,22 @@ impl<S> Slots<S> {
 
     fn cell(&self, index: u32) -> &Cell<S> {
         let (block, cell) = Self::locate(index);
-        &self.blocks[block][cell]
+        &self.blocks[block].cells[cell]
     }
 
     fn cell_mut(&mut self, index: u32) -> &mut Cell<S> {
         let (block, cell) = Self::locate(index);
-        &mut self.blocks[block][cell]
+        &mut self.blocks[block].cells[cell]
+    }
+
+    /// The data of a slot.
+    pub(super) fn data(&self, index: u32) -> DataRef<D> {
+        let (block, cell) = Self::locate(index);
+        DataRef(NonNull::from(&self.blocks[block].data[cell]).cast())
     }
 }
 
-impl<S: Keyed> Slots<S> {
+impl<S: Keyed, D> Slots<S, D> {
     /// Takes a slot that isn't in use, if there is one. What it contains is left from its last use.
     pub(super) fn take(&mut self) -> Option<u32> {
         if self.spare != NONE {
@@ -314,7 +372,7 @@ impl<S: Keyed> Slots<S> {
     }
 }
 
-impl<S> Index<u32> for Slots<S> {
+impl<S, D> Index<u32> for Slots<S, D> {
     type Output = S;
 
     fn index(&self, index: u32) -> &S {
@@ -322,7 +380,7 @@ impl<S> Index<u32> for Slots<S> {
     }
 }
 
-impl<S> IndexMut<u32> for Slots<S> {
+impl<S, D> IndexMut<u32> for Slots<S, D> {
     fn index_mut(&mut self, index: u32) -> &mut S {
         &mut self.cell_mut(index).value
     }
@@ -380,7 +438,7 @@ mod tests {
         for block in 0..8 {
             drop(slots.grow(slots.request().alloc()?));
             assert_eq!(slots.blocks.len(), block + 1);
-            for cell in 0..slots.blocks[block].len() {
+            for cell in 0..slots.blocks[block].cells.len() {
                 assert_eq!(Slots::<u32>::locate(index), (block, cell));
                 index += 1;
             }

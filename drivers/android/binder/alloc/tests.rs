@@ -497,12 +497,12 @@ mod suite {
         let buffer = fixture.reserve(64)?;
         let address = buffer.address();
         assert!(fixture.alloc.existing(address).is_err());
-        fixture.alloc.commit(buffer, &mut None);
+        fixture.alloc.commit(buffer);
         assert!(fixture.alloc.existing(address + 8).is_err());
         assert!(fixture.alloc.existing(address - 8).is_err());
         assert!(fixture.alloc.existing(0).is_err());
 
-        let (buffer, _) = fixture.alloc.existing(address)?;
+        let buffer = fixture.alloc.existing(address)?;
         assert!(fixture.alloc.existing(address).is_err());
         fixture.alloc.release(buffer);
         assert!(fixture.alloc.existing(address).is_err());
@@ -527,11 +527,11 @@ mod suite {
         let fixture = Fixture::new()?;
         for _ in 0..3 {
             let buffer = fixture.reserve(PAGE_SIZE)?;
-            fixture.alloc.commit(buffer, &mut None);
+            fixture.alloc.commit(buffer);
         }
         fixture.alloc.close();
         let mut taken = 0;
-        while let Some((buffer, _)) = fixture.alloc.take_next() {
+        while let Some(buffer) = fixture.alloc.take_next() {
             fixture.alloc.release(buffer);
             taken += 1;
         }

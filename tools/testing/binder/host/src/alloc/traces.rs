@@ -44,17 +44,23 @@ use super::{
         Oneway, //
     },
     ranges::{
+        Existing,
         Id,
         Meta,
         Ranges,
         ReserveError,
         Reserved, //
-    }, //
+    },
+    slots::DataRef, //
 };
 
 const UNIT: usize = size_of::<usize>();
 
-fn reserve<T>(ranges: &mut Ranges<T>, size: usize, meta: Meta) -> Result<Reserved, Error> {
+fn reserve<T: Default>(
+    ranges: &mut Ranges<T>,
+    size: usize,
+    meta: Meta,
+) -> Result<Reserved<T>, Error> {
     loop {
         match locked(|| ranges.reserve(size, meta)) {
             Ok(reserved) => return Ok(reserved),
@@ -117,6 +123,8 @@ struct Buffer {
     offset: usize,
     size: usize,
     meta: Meta,
+    /// Of a reserved buffer.
+    data: Option<DataRef<Kept>>,
     /// With userspace, and whether there is data for it.
     allocated: Option<bool>,
 }
@@ -198,7 +206,10 @@ impl Data {
     }
 }
 
-fn release(ranges: &mut Ranges<Data>, model: &mut Model, id: u32) {
+/// What is kept with a buffer.
+type Kept = Option<Data>;
+
+fn release(ranges: &mut Ranges<Kept>, model: &mut Model, id: u32) {
     let buffer = &model.buffers[&id];
     let (name, size, meta) = (buffer.name, buffer.size, buffer.meta);
     let released = locked(|| ranges.release(name));
@@ -214,14 +225,24 @@ fn release(ranges: &mut Ranges<Data>, model: &mut Model, id: u32) {
     assert_eq!(pages.collect::<Vec<_>>(), model.remove(id));
     // It is gone.
     assert_eq!(locked(|| ranges.release(name)).err(), Some(EINVAL));
-    assert_eq!(locked(|| ranges.commit(name, &mut None)), Err(ENOENT));
+    assert_eq!(locked(|| ranges.commit(name)), Err(ENOENT));
     assert!(released.memory.is_none() || model.buffers.is_empty());
+}
+
+fn take_back(buffer: &mut Buffer, mut existing: Existing<Kept>) {
+    assert_eq!(existing.id, buffer.name);
+    assert_eq!(existing.size, buffer.size);
+    assert_eq!(existing.debug_id, buffer.meta.debug_id);
+    // SAFETY: The buffer is reserved again, and only the model knows of it.
+    let kept = unsafe { existing.data.get_mut().take() };
+    assert_eq!(buffer.allocated.take(), Some(kept.is_some()));
+    buffer.data = Some(existing.data);
 }
 
 fn run(pages: usize, ops: &[Op]) {
     let data = Rc::new(());
     let size = pages * PAGE_SIZE;
-    let mut ranges = Ranges::<Data>::new(size);
+    let mut ranges = Ranges::<Kept>::new(size);
     let mut model = Model::new(size);
 
     for (n, op) in ops.iter().enumerate() {
@@ -236,13 +257,14 @@ fn run(pages: usize, ops: &[Op]) {
                 let gaps = model.gaps();
                 let best = gaps.values().copied().filter(|&gap| gap >= size).min();
                 match reserve(&mut ranges, size, meta) {
-                    Ok(Reserved { id, offset }) => {
+                    Ok(Reserved { id, offset, data }) => {
                         assert_eq!(gaps.get(&offset).copied(), best);
                         model.add(Buffer {
                             name: id,
                             offset,
                             size,
                             meta,
+                            data: Some(data),
                             allocated: None,
                         });
                     }
@@ -257,17 +279,18 @@ fn run(pages: usize, ops: &[Op]) {
                     continue;
                 };
                 let buffer = model.buffers.get_mut(&id).unwrap();
-                let mut value = with_data.then(|| Data::new(&data));
-                match locked(|| ranges.commit(buffer.name, &mut value)) {
+                if let Some(kept) = &mut buffer.data {
+                    // SAFETY: The buffer is reserved, and only the model knows of it.
+                    unsafe { *kept.get_mut() = with_data.then(|| Data::new(&data)) };
+                }
+                match locked(|| ranges.commit(buffer.name)) {
                     Ok(()) => {
-                        assert_eq!(buffer.allocated, None);
-                        assert!(value.is_none());
+                        assert!(buffer.data.take().is_some());
                         buffer.allocated = Some(with_data);
                     }
                     Err(err) => {
                         assert_eq!(err, ENOENT);
                         assert!(buffer.allocated.is_some());
-                        assert_eq!(value.is_some(), with_data);
                     }
                 }
             }
@@ -277,12 +300,7 @@ fn run(pages: usize, ops: &[Op]) {
                 };
                 let buffer = model.buffers.get_mut(&id).unwrap();
                 match locked(|| ranges.existing(buffer.offset)) {
-                    Ok(existing) => {
-                        assert_eq!(existing.id, buffer.name);
-                        assert_eq!(existing.size, buffer.size);
-                        assert_eq!(existing.debug_id, buffer.meta.debug_id);
-                        assert_eq!(buffer.allocated.take(), Some(existing.data.is_some()));
-                    }
+                    Ok(existing) => take_back(buffer, existing),
                     Err(err) => {
                         assert_eq!(err, ENOENT);
                         assert_eq!(buffer.allocated, None);
@@ -309,10 +327,7 @@ fn run(pages: usize, ops: &[Op]) {
                 while let Some(existing) = locked(|| ranges.take_next()) {
                     let id = model.at(existing.offset).unwrap();
                     let buffer = model.buffers.get_mut(&id).unwrap();
-                    assert_eq!(existing.id, buffer.name);
-                    assert_eq!(existing.size, buffer.size);
-                    assert_eq!(existing.debug_id, buffer.meta.debug_id);
-                    assert_eq!(buffer.allocated.take(), Some(existing.data.is_some()));
+                    take_back(buffer, existing);
                     release(&mut ranges, &mut model, id);
                 }
                 assert!(model.buffers.values().all(|b| b.allocated.is_none()));
@@ -390,7 +405,7 @@ fn failed_allocations_do_no_harm() {
             if reserved.is_ok() {
                 break;
             }
-            assert_eq!(reserved, Err(ENOMEM));
+            assert_eq!(reserved.err(), Some(ENOMEM));
             assert_eq!(ranges.count(), i);
             failures += 1;
         }
