@@ -48,7 +48,7 @@ impl Area {
         let mm = MmWithUser::into_mmput_async(self.mm.mmget_not_zero().ok_or(ESRCH)?);
 
         let mut state = self.state.lock();
-        let window = loop {
+        let (window, first) = loop {
             let Some(mapped) = state.mapped.as_mut() else {
                 return Err(ESRCH);
             };
@@ -65,44 +65,72 @@ impl Area {
                 state.waiters -= 1;
             } else {
                 mapped.pages.begin_install(range.clone());
-                break mapped.window;
+                match mapped.pages.installing(range.clone(), false, BATCH) {
+                    Some(run) => break (mapped.window, run),
+                    // Others have brought them in the meantime.
+                    None => return Ok(()),
+                }
             }
         };
         drop(state);
 
-        let result = self.fill(&mm, window, range.clone());
-        let mut pages = KVec::new();
+        let result = self.fill(&mm, window, range.clone(), first);
         if result.is_err() {
-            self.unmap(&mm, window, range.clone());
-            // If there is no memory for this, the pages are freed with the lock held.
-            pages = KVec::with_capacity(range.len(), GFP_KERNEL | __GFP_NOWARN).unwrap_or_default();
+            self.empty(&mm, window, range);
         }
-
-        // As soon as the lock is dropped, what is installing in this range may be so by others.
-        let mut state = self.state.lock();
-        if let Some(mapped) = state.mapped.as_mut() {
-            match result {
-                Ok(()) => mapped.pages.finish_install(range),
-                Err(_) => mapped.pages.abort_install(range, &mut pages),
-            }
-        }
-        self.settle(state);
-        drop(pages);
         result
     }
 
-    /// Allocates and maps all pages of `range` that this thread made installing.
-    fn fill(&self, mm: &MmWithUser, window: Window, range: Range<usize>) -> Result {
+    /// Allocates and maps all pages of `range` that this thread made installing, from the run
+    /// `first` on, and brings them into use.
+    fn fill(
+        &self,
+        mm: &MmWithUser,
+        window: Window,
+        range: Range<usize>,
+        first: Range<usize>,
+    ) -> Result {
         let memcg = MemCgroup::from_mm(mm);
-        while let Some(run) = self.installing(range.clone(), false) {
+        let mut run = first;
+        loop {
             let pages = self.allocate(run.len(), memcg.as_deref())?;
             window.insert(mm, self, run.start, &pages)?;
             let mut pages = pages.into_iter();
-            if let Some(mapped) = self.state.lock().mapped.as_mut() {
-                mapped.pages.installed(run.start, &mut pages);
+
+            let mut state = self.state.lock();
+            let Some(mapped) = state.mapped.as_mut() else {
+                return Ok(());
+            };
+            mapped.pages.installed(run.start, &mut pages);
+            match mapped.pages.installing(run.end..range.end, false, BATCH) {
+                Some(next) => run = next,
+                None => {
+                    mapped.pages.finish_install(range);
+                    self.settle(state);
+                    return Ok(());
+                }
             }
         }
-        Ok(())
+    }
+
+    /// Takes away again what [`fill`](Self::fill) brought before it failed.
+    #[cold]
+    fn empty(&self, mm: &MmWithUser, window: Window, range: Range<usize>) {
+        let mut start = range.start;
+        while let Some(run) = self.installing(start..range.end) {
+            start = run.end;
+            window.zap_wait(mm, self, run);
+        }
+
+        // If there is no memory for this, the pages are freed with the lock held.
+        let mut pages =
+            KVec::with_capacity(range.len(), GFP_KERNEL | __GFP_NOWARN).unwrap_or_default();
+        // As soon as the lock is dropped, what is installing in this range may be so by others.
+        let mut state = self.state.lock();
+        if let Some(mapped) = state.mapped.as_mut() {
+            mapped.pages.abort_install(range, &mut pages);
+        }
+        self.settle(state);
     }
 
     /// Allocates pages, charged to `memcg`, that can go on the LRU without a further allocation.
@@ -118,19 +146,10 @@ impl Area {
         })
     }
 
-    /// Unmaps what [`fill`](Self::fill) brought before it failed.
-    #[cold]
-    fn unmap(&self, mm: &MmWithUser, window: Window, range: Range<usize>) {
-        let mut start = range.start;
-        while let Some(run) = self.installing(start..range.end, true) {
-            start = run.end;
-            window.zap_wait(mm, self, run);
-        }
-    }
-
-    fn installing(&self, range: Range<usize>, with_page: bool) -> Option<Range<usize>> {
+    /// The next pages of `range` that have been mapped by this thread.
+    fn installing(&self, range: Range<usize>) -> Option<Range<usize>> {
         let state = self.state.lock();
         let pages = &state.mapped.as_ref()?.pages;
-        pages.installing(range, with_page, BATCH)
+        pages.installing(range, true, BATCH)
     }
 }

@@ -16,7 +16,8 @@ use kernel::{
 use super::slots::{
     self,
     Keyed,
-    Slots, //
+    Slots,
+    NONE, //
 };
 
 /// Memory for more tallies, see [`Oneway::grow`].
@@ -44,9 +45,13 @@ impl Keyed for Tally {
 /// # Invariants
 ///
 /// - `free` and the bytes of all tallies together are half of the mapping.
-/// - The slots in use are linked, and each has at least one buffer. `senders` is their number.
+/// - The slots in use are linked. Each of them but `recent` has at least one buffer, and `senders`
+///   is the number of those that have.
 pub(super) struct Oneway {
     tallies: Slots<Tally>,
+    /// Of the sender that was charged last, or [`NONE`]: most often the next one, too. So it stays
+    /// when its only buffer has gone.
+    recent: u32,
     senders: u32,
     mapping_size: usize,
     free: usize,
@@ -60,6 +65,7 @@ impl Oneway {
         // INVARIANT: There are no tallies.
         Self {
             tallies: Slots::new(),
+            recent: NONE,
             senders: 0,
             mapping_size,
             free: mapping_size / 2,
@@ -87,13 +93,18 @@ impl Oneway {
     /// memory for one more tally: try again after [`Oneway::grow`]. Nothing is charged then.
     pub(super) fn charge(&mut self, size: usize, pid: Pid) -> Result<bool, ChargeError> {
         let free = self.free.checked_sub(size).ok_or(ChargeError::NoSpace)?;
-        let index = match self.tallies.find(pid as u32) {
+        let index = match self.find(pid) {
             Some(index) => index,
             None => self.add_tally(pid)?,
         };
+        if index != self.recent {
+            self.drop_recent();
+            self.recent = index;
+        }
 
         self.free = free;
         let tally = &mut self.tallies[index];
+        self.senders += u32::from(tally.buffers == 0);
         tally.buffers += 1;
         tally.bytes += size;
         Ok(free < self.mapping_size / 10
@@ -104,15 +115,19 @@ impl Oneway {
     ///
     /// Returns what the caller must drop outside the lock.
     pub(super) fn uncharge(&mut self, size: usize, pid: Pid) -> Option<Grown> {
-        let index = self.tallies.find(pid as u32)?;
-        self.free += size;
+        let index = self.find(pid)?;
         let tally = &mut self.tallies[index];
+        if tally.buffers == 0 {
+            return None;
+        }
         tally.buffers -= 1;
         tally.bytes -= size;
+        self.free += size;
         if tally.buffers == 0 {
-            self.tallies.unlink(index);
-            self.tallies.put(index);
             self.senders -= 1;
+            if index != self.recent {
+                self.remove(index);
+            }
         }
         if self.tallies.is_large() {
             self.trim()
@@ -121,10 +136,34 @@ impl Oneway {
         }
     }
 
+    fn find(&self, pid: Pid) -> Option<u32> {
+        if self.recent != NONE && self.tallies[self.recent].pid == pid {
+            return Some(self.recent);
+        }
+        self.tallies.find(pid as u32)
+    }
+
+    fn remove(&mut self, index: u32) {
+        self.tallies.unlink(index);
+        self.tallies.put(index);
+    }
+
+    /// Removes the tally that is kept though it has no buffer, if there is one.
+    fn drop_recent(&mut self) {
+        if self.recent != NONE && self.tallies[self.recent].buffers == 0 {
+            self.remove(self.recent);
+        }
+        self.recent = NONE;
+    }
+
     /// Gives all memory away if there is no sender. Returns what the caller must drop outside the
     /// lock.
     pub(super) fn trim(&mut self) -> Option<Grown> {
-        (self.senders == 0).then(|| self.tallies.vacate())
+        if self.senders != 0 {
+            return None;
+        }
+        self.recent = NONE;
+        Some(self.tallies.vacate())
     }
 
     /// Adds memory for tallies. Returns what the caller must drop outside the lock.
@@ -133,6 +172,8 @@ impl Oneway {
     }
 
     fn add_tally(&mut self, pid: Pid) -> Result<u32, ChargeError> {
+        // Its slot will do for the new one.
+        self.drop_recent();
         let Some(index) = self.tallies.take() else {
             return Err(ChargeError::NeedGrow(self.tallies.request()));
         };
@@ -141,7 +182,6 @@ impl Oneway {
             ..Tally::default()
         };
         self.tallies.link(index);
-        self.senders += 1;
         Ok(index)
     }
 }

@@ -280,6 +280,17 @@ pub(super) struct Counts {
     pub(super) absent: usize,
 }
 
+/// Cuts a range of pages where their chunks begin: for each piece the number of the chunk, the first
+/// page, and which slots of the chunk it is.
+fn chunks_of(range: Range<usize>) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+    let chunks = range.start / SLOTS..range.end.div_ceil(SLOTS);
+    chunks.map(move |nth| {
+        let base = nth * SLOTS;
+        let start = range.start.max(base);
+        (nth, start, start - base..SLOTS.min(range.end - base))
+    })
+}
+
 /// The pages of an area.
 ///
 /// Its memory follows the pages that were touched: a pointer for each [`SLOTS`] pages of the area,
@@ -313,7 +324,11 @@ impl PageTable {
 
     /// The slots of `range` that exist.
     fn slots(&self, range: Range<usize>) -> impl Iterator<Item = (usize, &Slot)> {
-        range.filter_map(|index| Some((index, self.slot(index)?)))
+        chunks_of(range).flat_map(|(nth, start, within)| {
+            let chunk = self.chunks.get(nth).and_then(Option::as_ref);
+            let slots = chunk.map_or(&[][..], |chunk| &chunk.slots[within]);
+            (start..).zip(slots)
+        })
     }
 
     pub(super) fn state(&self, index: usize) -> State {
@@ -341,35 +356,35 @@ impl PageTable {
     /// idle -> in use for the pages of `range`, on which a buffer has been reserved. Says whether
     /// these are all; if not, those that were idle are so again when the buffer is released.
     pub(super) fn claim(&mut self, range: Range<usize>) -> Claim {
-        let mut claim = Claim::Ready;
-        let mut index = range.start;
-        while index < range.end {
-            let (nth, in_chunk) = (index / SLOTS, index % SLOTS);
-            let count = (SLOTS - in_chunk).min(range.end - index);
-            index += count;
-            let Some(chunk) = self.chunks.get(nth).and_then(Option::as_ref) else {
-                claim = Claim::Missing;
-                continue;
-            };
-            for slot in &chunk.slots[in_chunk..in_chunk + count] {
-                match slot.state() {
-                    State::InUse => {}
-                    State::Idle => slot.set_state(State::InUse),
-                    _ => claim = Claim::Missing,
+        let mut there = 0;
+        for (_, slot) in self.slots(range.clone()) {
+            match slot.state() {
+                State::InUse => there += 1,
+                State::Idle => {
+                    slot.set_state(State::InUse);
+                    there += 1;
                 }
+                _ => {}
             }
         }
-        claim
+        if there == range.len() {
+            Claim::Ready
+        } else {
+            Claim::Missing
+        }
     }
 
     /// Whether another thread is about to bring or to take away a page of `range`.
-    pub(super) fn in_transit(&self, mut range: Range<usize>) -> bool {
-        range.any(|index| matches!(self.state(index), State::Installing | State::Isolated))
+    pub(super) fn in_transit(&self, range: Range<usize>) -> bool {
+        self.slots(range)
+            .any(|(_, slot)| matches!(slot.state(), State::Installing | State::Isolated))
     }
 
     /// The first page of `range` whose chunk isn't there.
-    pub(super) fn missing_chunk(&self, mut range: Range<usize>) -> Option<usize> {
-        range.find(|&index| self.slot(index).is_none())
+    pub(super) fn missing_chunk(&self, range: Range<usize>) -> Option<usize> {
+        chunks_of(range)
+            .find(|&(nth, ..)| !matches!(self.chunks.get(nth), Some(Some(_))))
+            .map(|(_, start, _)| start)
     }
 
     /// Takes in a chunk that [`missing_chunk`](Self::missing_chunk) asked for, unless there is one
@@ -403,15 +418,17 @@ impl PageTable {
         with_page: bool,
         limit: usize,
     ) -> Option<Range<usize>> {
-        let wanted = |index: usize| {
-            self.slot(index).is_some_and(|slot| {
-                slot.state() == State::Installing && slot.raw_page().is_some() == with_page
-            })
+        let wanted = |slot: &Slot| {
+            slot.state() == State::Installing && slot.raw_page().is_some() == with_page
         };
-        let start = range.clone().find(|&index| wanted(index))?;
-        let max = range.end.min(start.saturating_add(limit));
-        let end = (start..max).find(|&index| !wanted(index)).unwrap_or(max);
-        Some(start..end)
+        let mut slots = self.slots(range);
+        let (start, _) = slots.find(|(_, slot)| wanted(slot))?;
+        let more = slots
+            .take(limit - 1)
+            .zip(start + 1..)
+            .take_while(|((index, slot), next)| index == next && wanted(slot))
+            .count();
+        Some(start..start + 1 + more)
     }
 
     /// Puts pages that are mapped now on the installing slots from `start` on.

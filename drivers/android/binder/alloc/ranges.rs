@@ -131,10 +131,6 @@ pub(super) struct Range {
 }
 
 impl Range {
-    fn end(&self) -> u32 {
-        self.offset + self.size
-    }
-
     fn is_free(&self) -> bool {
         self.state == State::Free
     }
@@ -237,28 +233,23 @@ impl<T> Ranges<T> {
         }
 
         let len = size as u32;
-        let free = self.best_fit(len);
-        if free == NONE {
-            return Err(ReserveError::NoSpace);
-        }
-        let index = if self.slots[free].size == len {
+        let (free, free_size) = self.best_fit(len).ok_or(ReserveError::NoSpace)?;
+        let (index, offset) = if free_size == len {
             self.remove_free(free);
-            free
+            let range = &mut self.slots[free];
+            range.meta = meta;
+            range.state = State::Reserved;
+            (free, range.offset)
         } else {
             let Some(index) = self.slots.take() else {
                 return Err(ReserveError::NeedGrow(self.slots.request()));
             };
-            self.cut(free, len, index);
-            index
+            (index, self.cut(free, free_size, len, index, meta))
         };
-
-        let range = &mut self.slots[index];
-        range.meta = meta;
-        range.state = State::Reserved;
         self.count += 1;
         Ok(Reserved {
             id: Id(index),
-            offset: range.offset as usize,
+            offset: offset as usize,
             data: self.slots.data(index),
         })
     }
@@ -318,45 +309,37 @@ impl<T> Ranges<T> {
             return Err(EPERM);
         }
         range.state = State::Free;
-        let (offset, size) = (range.offset as usize, range.size as usize);
+        let (offset, size) = (range.offset, range.size);
         let (prev, next, meta) = (range.prev, range.next, range.meta);
         self.count -= 1;
 
-        let prev_size = self.free_size(prev);
-        let next_size = self.free_size(next);
-        let merged = match (prev_size, next_size) {
-            (0, 0) => {
-                self.insert_free(index);
-                index
+        let before = self.free_size(prev);
+        let after = self.free_size(next);
+        let (start, end) = (offset - before, offset + size + after);
+        // The larger one of two stays where it is in the trie, if that can be.
+        if before == 0 && after == 0 {
+            self.insert_free(index);
+        } else if before > after {
+            self.unlist(index, prev, next);
+            if after != 0 {
+                self.remove_free(next);
+                self.unlist(next, prev, self.slots[next].next);
             }
-            // The larger one of two stays where it is in the trie, if that can be.
-            (prev_size, next_size) if prev_size > next_size => {
-                self.resize_free(prev, prev_size + size as u32 + next_size);
-                self.unlist(index);
-                if next_size != 0 {
-                    self.remove_free(next);
-                    self.unlist(next);
-                }
-                prev
+            self.resize_free(prev, start, end - start);
+        } else {
+            self.unlist(index, prev, next);
+            if before != 0 {
+                self.remove_free(prev);
+                self.unlist(prev, self.slots[prev].prev, next);
             }
-            (prev_size, next_size) => {
-                self.resize_free(next, prev_size + size as u32 + next_size);
-                self.slots[next].offset = offset as u32 - prev_size;
-                self.unlist(index);
-                if prev_size != 0 {
-                    self.remove_free(prev);
-                    self.unlist(prev);
-                }
-                next
-            }
-        };
+            self.resize_free(next, start, end - start);
+        }
 
         // A page at the edge of the buffer is unused if all of it is free now.
-        let free = &self.slots[merged];
-        let start = (offset / PAGE_SIZE).max((free.offset as usize).div_ceil(PAGE_SIZE));
-        let end = (offset + size)
-            .div_ceil(PAGE_SIZE)
-            .min(free.end() as usize / PAGE_SIZE);
+        let (start, end) = (start as usize, end as usize);
+        let (offset, size) = (offset as usize, size as usize);
+        let start = (offset / PAGE_SIZE).max(start.div_ceil(PAGE_SIZE));
+        let end = (offset + size).div_ceil(PAGE_SIZE).min(end / PAGE_SIZE);
 
         Ok(Released {
             size,
@@ -447,26 +430,27 @@ impl<T> Ranges<T> {
         }
     }
 
-    /// Cuts `len` bytes off the beginning of the free range `free`, and makes them range `new`.
-    fn cut(&mut self, free: u32, len: u32, new: u32) {
+    /// Cuts `len` bytes off the beginning of the free range `free` of `size` bytes, and makes them
+    /// range `new`, a reserved buffer. Says where it is.
+    fn cut(&mut self, free: u32, size: u32, len: u32, new: u32, meta: Meta) -> u32 {
         let range = &mut self.slots[free];
-        let (offset, size) = (range.offset, range.size);
-        range.offset += len;
+        let offset = range.offset;
         let prev = mem::replace(&mut range.prev, new);
-        self.resize_free(free, size - len);
+        self.resize_free(free, offset + len, size - len);
 
         let range = &mut self.slots[new];
         range.offset = offset;
         range.size = len;
         range.prev = prev;
         range.next = free;
+        range.meta = meta;
+        range.state = State::Reserved;
         self.set_next(prev, new);
+        offset
     }
 
     /// Takes a range out of the list in address order, and gives its slot back.
-    fn unlist(&mut self, index: u32) {
-        let range = &self.slots[index];
-        let (prev, next) = (range.prev, range.next);
+    fn unlist(&mut self, index: u32, prev: u32, next: u32) {
         self.set_next(prev, next);
         if next != NONE {
             self.slots[next].prev = prev;
@@ -493,10 +477,13 @@ impl<T> Ranges<T> {
         size << self.size.leading_zeros()
     }
 
-    /// The smallest free range of at least `size` bytes, or [`NONE`].
-    fn best_fit(&self, size: u32) -> u32 {
+    /// The smallest free range of at least `size` bytes, and its size.
+    fn best_fit(&self, size: u32) -> Option<(u32, u32)> {
         let mut best = NONE;
         let mut best_size = u32::MAX;
+        // Any but the first one of a list is taken out of it without a change to the trie. The
+        // second one was freed last, so that its pages are the most likely ones to be there still.
+        let mut second = NONE;
         let mut path = self.path(size);
         // The last subtree passed by in which all is larger than `size`. What is larger than that
         // is larger than all of it.
@@ -506,8 +493,7 @@ impl<T> Ranges<T> {
         while index != NONE {
             let range = &self.slots[index];
             if range.size >= size && range.size < best_size {
-                best = index;
-                best_size = range.size;
+                (best, best_size, second) = (index, range.size, range.node.next_same);
                 if best_size == size {
                     break;
                 }
@@ -525,22 +511,17 @@ impl<T> Ranges<T> {
             while index != NONE {
                 let range = &self.slots[index];
                 if range.size < best_size {
-                    best = index;
-                    best_size = range.size;
+                    (best, best_size, second) = (index, range.size, range.node.next_same);
                 }
                 let [low, high] = range.node.child;
                 index = if low != NONE { low } else { high };
             }
         }
 
-        // Any but the first one of a list is taken out of it without a change to the trie. The
-        // second one was freed last, so that its pages are the most likely ones to be there still.
-        match best {
-            NONE => NONE,
-            best => match self.slots[best].node.next_same {
-                NONE => best,
-                second => second,
-            },
+        match (best, second) {
+            (NONE, _) => None,
+            (best, NONE) => Some((best, best_size)),
+            (_, second) => Some((second, best_size)),
         }
     }
 
@@ -586,17 +567,20 @@ impl<T> Ranges<T> {
         self.slots[index].node = node;
     }
 
-    /// Changes the size of a free range.
+    /// Changes where a free range is, and its size.
     ///
     /// Most often that is the large one from which buffers are cut off and to which they come back.
-    /// It stays where it is as long as its first bits, which have led there, are the same.
-    fn resize_free(&mut self, index: u32, size: u32) {
-        let Range {
-            size: old, node, ..
-        } = &self.slots[index];
+    /// It stays where it is in the trie as long as its first bits, which have led there, are the
+    /// same.
+    fn resize_free(&mut self, index: u32, offset: u32, size: u32) {
+        let shift = self.size.leading_zeros();
+        let range = &mut self.slots[index];
+        let node = &range.node;
         let is_alone = node.prev_same == NONE && node.next_same == NONE;
-        if is_alone && self.path(old ^ size).leading_zeros() >= node.level {
-            self.slots[index].size = size;
+        let stays = is_alone && ((range.size ^ size) << shift).leading_zeros() >= node.level;
+        range.offset = offset;
+        if stays {
+            range.size = size;
         } else {
             self.remove_free(index);
             self.slots[index].size = size;
