@@ -16,11 +16,9 @@ use kernel::{
 use super::{
     pages::Chunk,
     vma::Window,
-    Area, //
+    Area,
+    BATCH, //
 };
-
-/// How many pages are allocated and mapped at a time.
-const BATCH: usize = 32;
 
 /// The receiver pays for its pages, but a sender must not set off the OOM killer among the
 /// receivers: the allocation fails, and with it the transaction.

@@ -44,7 +44,7 @@ use kernel::{
     mm::{virt, Mm},
     new_condvar,
     new_spinlock,
-    page::{BorrowedPage, Page, PAGE_SHIFT, PAGE_SIZE},
+    page::{BorrowedPage, Page, PageBatch, PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
     seq_file::SeqFile,
     seq_print,
@@ -89,6 +89,9 @@ const MAX_SIZE: usize = bindings::SZ_4M as usize;
 /// What a buffer's size and address are multiples of; also the least size, so that each buffer has
 /// an address of its own.
 const ALIGN: usize = size_of::<usize>();
+
+/// How many pages are brought, or taken away, at a time.
+const BATCH: usize = 32;
 
 /// How many pages are looked up at a time.
 const LOOKUP: usize = 16;
@@ -238,16 +241,17 @@ impl Area {
     fn tear_down(&self, all: bool) {
         let mut from = 0;
         loop {
+            let mut gone = PageBatch::<BATCH>::new();
             let mut state = self.state.lock();
             state.closed = true;
             state.torn_down |= all;
-            let page = state
-                .mapped
-                .as_mut()
-                .and_then(|mapped| mapped.pages.tear_down(&mut from, all, &self.lru));
+            if let Some(mapped) = state.mapped.as_mut() {
+                let lru = &self.lru;
+                mapped.pages.tear_down(&mut from, all, lru, &mut gone);
+            }
             drop(state);
-            // It is freed here, without the lock.
-            if page.is_none() {
+            // They are freed here, without the lock.
+            if gone.is_empty() {
                 break;
             }
         }
@@ -341,7 +345,11 @@ enum Refused {
     NoSpace,
     /// To be allocated without the lock.
     Ranges(slots::GrowRequest<ranges::Range, AllocationInfo>),
-    Oneway(slots::GrowRequest<oneway::Tally>),
+    /// The same, and what isn't needed any more, to be dropped without the lock.
+    Oneway(
+        slots::GrowRequest<oneway::Tally>,
+        Option<ranges::Grown<AllocationInfo>>,
+    ),
 }
 
 impl From<ranges::ReserveError<AllocationInfo>> for Refused {
@@ -349,15 +357,6 @@ impl From<ranges::ReserveError<AllocationInfo>> for Refused {
         match refused {
             slots::Refused::NoSpace => Refused::NoSpace,
             slots::Refused::NeedGrow(request) => Refused::Ranges(request),
-        }
-    }
-}
-
-impl From<oneway::ChargeError> for Refused {
-    fn from(refused: oneway::ChargeError) -> Self {
-        match refused {
-            slots::Refused::NoSpace => Refused::NoSpace,
-            slots::Refused::NeedGrow(request) => Refused::Oneway(request),
         }
     }
 }
@@ -373,7 +372,10 @@ impl Refused {
         match self {
             Refused::NoSpace => Err(ENOSPC),
             Refused::Ranges(request) => Ok(Growth::Ranges(request.alloc()?)),
-            Refused::Oneway(request) => Ok(Growth::Oneway(request.alloc()?)),
+            Refused::Oneway(request, unused) => {
+                drop(unused);
+                Ok(Growth::Oneway(request.alloc()?))
+            }
         }
     }
 }
@@ -381,13 +383,10 @@ impl Refused {
 impl Mapped {
     /// Places a buffer of `size` bytes and charges it. Says where it is, and whether its sender is
     /// suspected of oneway spam.
-    ///
-    /// Memory that isn't needed any more goes to `unused`, to be dropped without the lock.
     fn reserve(
         &mut self,
         size: usize,
         meta: Meta,
-        unused: &mut Option<Growth>,
     ) -> Result<(Reserved<AllocationInfo>, bool), Refused> {
         // Tell the usual failure, a lack of oneway space, before anything has to be undone.
         if meta.is_oneway && self.oneway.free_space() < size {
@@ -401,10 +400,12 @@ impl Mapped {
             Ok(suspect) => Ok((reserved, suspect)),
             Err(refused) => {
                 let released = self.ranges.release(reserved.id).ok();
-                *unused = released
-                    .and_then(|released| released.memory)
-                    .map(Growth::Ranges);
-                Err(refused.into())
+                Err(match refused {
+                    slots::Refused::NoSpace => Refused::NoSpace,
+                    slots::Refused::NeedGrow(request) => {
+                        Refused::Oneway(request, released.and_then(|released| released.memory))
+                    }
+                })
             }
         }
     }
@@ -453,41 +454,10 @@ impl BufferAllocator {
             is_oneway: request.is_oneway,
         };
 
-        let mut growth = None;
         let (buffer, suspect, claim) = loop {
-            let mut state = self.area.state.lock();
-            if state.closed {
-                return Err(ESRCH);
-            }
-            let mapped = state.mapped.as_mut().ok_or(ESRCH)?;
-            let replaced = growth.take().map(|growth| mapped.grow(growth));
-            let mut unused = None;
-            match mapped.reserve(size, meta, &mut unused) {
-                Ok((reserved, suspect)) => {
-                    // INVARIANT: The range is reserved; its pages come before this method returns.
-                    let mut buffer = Buffer {
-                        area: ptr::from_ref(&*self.area).addr(),
-                        data: reserved.data,
-                        page: None,
-                        address: mapped.window.start + reserved.offset,
-                        debug_id: request.debug_id,
-                        id: reserved.id,
-                        offset: reserved.offset as u32,
-                        size: size as u32,
-                    };
-                    let claim = mapped.pages.claim(buffer.pages());
-                    if claim == Claim::Ready {
-                        buffer.page = mapped.pages.page_ref(buffer.pages().start);
-                    }
-                    drop(state);
-                    drop(replaced);
-                    break (buffer, suspect, claim);
-                }
-                Err(refused) => {
-                    drop(state);
-                    drop((replaced, unused));
-                    growth = Some(refused.alloc()?);
-                }
+            match self.try_reserve(size, meta)? {
+                Ok(reserved) => break reserved,
+                Err(refused) => self.grow(refused.alloc()?),
             }
         };
 
@@ -498,6 +468,55 @@ impl BufferAllocator {
             }
         }
         Ok((buffer, suspect))
+    }
+
+    /// Reserves a buffer, and finds out whether its pages are there.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH`: there is no mapping, or not any more.
+    fn try_reserve(
+        &self,
+        size: usize,
+        meta: Meta,
+    ) -> Result<Result<(Buffer, bool, Claim), Refused>> {
+        let mut state = self.area.state.lock();
+        if state.closed {
+            return Err(ESRCH);
+        }
+        let mapped = state.mapped.as_mut().ok_or(ESRCH)?;
+        let (reserved, suspect) = match mapped.reserve(size, meta) {
+            Ok(reserved) => reserved,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        // INVARIANT: The range is reserved; its pages come before `reserve` returns.
+        let mut buffer = Buffer {
+            area: ptr::from_ref(&*self.area).addr(),
+            data: reserved.data,
+            page: None,
+            address: mapped.window.start + reserved.offset,
+            debug_id: meta.debug_id,
+            id: reserved.id,
+            offset: reserved.offset as u32,
+            size: size as u32,
+        };
+        let claim = mapped.pages.claim(buffer.pages());
+        if claim == Claim::Ready {
+            buffer.page = mapped.pages.page_ref(buffer.pages().start);
+        }
+        Ok(Ok((buffer, suspect, claim)))
+    }
+
+    /// Takes in more memory for the data under the lock.
+    #[cold]
+    fn grow(&self, growth: Growth) {
+        let mut state = self.area.state.lock();
+        let unused = match state.mapped.as_mut() {
+            Some(mapped) => mapped.grow(growth),
+            None => growth,
+        };
+        drop(state);
+        drop(unused);
     }
 
     /// Gives `buffer` to the process, which gives it back with [`existing`](Self::existing).

@@ -38,6 +38,7 @@
 //! slot is linked can be asked without the LRU lock.
 
 use core::{
+    iter,
     marker::PhantomPinned,
     mem::{align_of, size_of},
     ops::Range,
@@ -48,7 +49,7 @@ use core::{
 use kernel::{
     list_lru::{ListLru, LruLinks},
     memcontrol::MemCgroup,
-    page::{BorrowedPage, Page},
+    page::{BorrowedPage, Page, PageBatch},
     prelude::*,
     sync::{
         atomic::{ordering::Relaxed, Atomic},
@@ -464,7 +465,7 @@ impl PageTable {
 
     /// in use -> idle for the pages of `range` that are in use.
     pub(super) fn make_idle(&mut self, range: Range<usize>, lru: &IdleLru) {
-        let idle = self
+        let mut idle = self
             .slots(range)
             .filter(|(_, slot)| slot.state() == State::InUse)
             .map(|(_, slot)| {
@@ -472,9 +473,12 @@ impl PageTable {
                 slot
             })
             .filter(|slot| !slot.links.is_linked());
-        // SAFETY: The chunks are pinned, and are freed only after teardown, which unlinks all
-        // slots. A slot has a page, whose node never changes, until it is unlinked.
-        unsafe { lru.add_many(idle) };
+        // Most often they are all linked still.
+        if let Some(first) = idle.next() {
+            // SAFETY: The chunks are pinned, and are freed only after teardown, which unlinks all
+            // slots. A slot has a page, whose node never changes, until it is unlinked.
+            unsafe { lru.add_many(Iterator::chain(iter::once(first), idle)) };
+        }
     }
 
     /// idle -> isolated for a page that has just been taken off the LRU; nothing for one in use.
@@ -512,22 +516,31 @@ impl PageTable {
         }
     }
 
-    /// idle -> absent, and in use -> absent too if `all`, from page `*from` on: the page that has
-    /// been taken, for the caller to free; `None` when there is none left. Nothing maps the area
-    /// any more.
-    pub(super) fn tear_down(&mut self, from: &mut usize, all: bool, lru: &IdleLru) -> Option<Page> {
-        while *from < self.pages {
-            let slot = self.slot(*from);
-            *from += 1;
-            let Some(slot) = slot else { continue };
+    /// idle -> absent, and in use -> absent too if `all`, from page `*from` on, until `gone` is full
+    /// or there is none left. Nothing maps the area any more.
+    pub(super) fn tear_down<const N: usize>(
+        &mut self,
+        from: &mut usize,
+        all: bool,
+        lru: &IdleLru,
+        gone: &mut PageBatch<N>,
+    ) {
+        for (index, slot) in self.slots(*from..self.pages) {
+            *from = index;
             let state = slot.state();
-            if state == State::Idle || (all && state == State::InUse) {
-                // SAFETY: A slot is only ever linked to the one LRU of its area.
-                unsafe { lru.del(slot) };
-                return slot.take(State::Absent);
+            if state != State::Idle && !(all && state == State::InUse) {
+                continue;
+            }
+            if gone.is_full() {
+                return;
+            }
+            // SAFETY: A slot is only ever linked to the one LRU of its area.
+            unsafe { lru.del(slot) };
+            if let Some(page) = slot.take(State::Absent) {
+                gone.push(page);
             }
         }
-        None
+        *from = self.pages;
     }
 
     pub(super) fn counts(&self) -> Counts {

@@ -450,6 +450,7 @@ impl<T> Ranges<T> {
     }
 
     /// Takes a range out of the list in address order, and gives its slot back.
+    #[inline]
     fn unlist(&mut self, index: u32, prev: u32, next: u32) {
         self.set_next(prev, next);
         if next != NONE {
@@ -572,6 +573,7 @@ impl<T> Ranges<T> {
     /// Most often that is the large one from which buffers are cut off and to which they come back.
     /// It stays where it is in the trie as long as its first bits, which have led there, are the
     /// same.
+    #[inline]
     fn resize_free(&mut self, index: u32, offset: u32, size: u32) {
         let shift = self.size.leading_zeros();
         let range = &mut self.slots[index];
@@ -582,10 +584,15 @@ impl<T> Ranges<T> {
         if stays {
             range.size = size;
         } else {
-            self.remove_free(index);
-            self.slots[index].size = size;
-            self.insert_free(index);
+            self.reinsert_free(index, size);
         }
+    }
+
+    #[inline(never)]
+    fn reinsert_free(&mut self, index: u32, size: u32) {
+        self.remove_free(index);
+        self.slots[index].size = size;
+        self.insert_free(index);
     }
 
     /// Removes a free range from the trie.

@@ -14,7 +14,7 @@ use core::{
 use kernel::{
     list_lru::{LruCursor, Verdict},
     mm::MmWithUser,
-    page::Page,
+    page::{Page, PageBatch},
     shrinker::{self, Scan, ShrinkControl},
     sync::{Arc, ArcBorrow}, //
 };
@@ -22,11 +22,9 @@ use kernel::{
 use super::{
     pages::{IdleLru, Slot},
     vma::Zap,
-    Area, //
+    Area,
+    BATCH, //
 };
-
-/// How many pages are isolated at a time.
-const BATCH: usize = 32;
 
 /// Scans `sc.nr_to_scan()` slots of the LRU of `sc`, and frees the pages that are idle.
 ///
@@ -189,7 +187,7 @@ impl Batch {
 
         let mut state = area.state.lock();
         let alive = !state.torn_down;
-        let mut freed = 0;
+        let mut gone = PageBatch::<BATCH>::new();
         let mut unused = None;
         if let Some(mapped) = state.mapped.as_mut() {
             for (nth, place) in self.pages[..self.len].iter_mut().enumerate() {
@@ -199,8 +197,7 @@ impl Batch {
                 // After teardown nothing maps the area, and nobody would find the page on the LRU.
                 if nth < unmapped || !alive {
                     mapped.pages.removed(index);
-                    *place = Some((index, page));
-                    freed += 1;
+                    gone.push(page);
                 } else {
                     mapped.pages.put_back(index, page, lru);
                 }
@@ -209,10 +206,9 @@ impl Batch {
         }
         area.settle(state);
         drop(unused);
-        // What is left in the batch is freed here.
-        self.pages[..self.len].fill_with(|| None);
         self.len = 0;
-        freed
+        // The pages are freed here, without the lock.
+        gone.len()
     }
 
     /// Unmaps the pages from the first on. Says how many of them are unmapped.

@@ -259,12 +259,19 @@ impl<S, D> Slots<S, D> {
 
 impl<S: Keyed, D> Slots<S, D> {
     /// Takes a slot that isn't in use, if there is one. What it contains is left from its last use.
+    #[inline]
     pub(super) fn take(&mut self) -> Option<u32> {
         if self.spare != NONE {
             let index = self.spare;
             self.spare = self.cell(index).next;
             return Some(index);
         }
+        self.take_new()
+    }
+
+    /// Takes a slot that never was in use.
+    #[inline(never)]
+    fn take_new(&mut self) -> Option<u32> {
         if self.used == self.capacity() {
             return None;
         }
