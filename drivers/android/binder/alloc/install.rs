@@ -10,7 +10,7 @@ use kernel::{
     mm::MmWithUser,
     page::Page,
     prelude::*,
-    sync::ArcBorrow, //
+    sync::{rcu, ArcBorrow}, //
 };
 
 use super::{
@@ -99,7 +99,7 @@ impl Area {
             let Some(mapped) = state.mapped.as_mut() else {
                 return Ok(());
             };
-            mapped.pages.installed(run.start, &mut pages);
+            mapped.pages.installed(run.clone(), &mut pages);
             match mapped.pages.installing(run.end..range.end, false, BATCH) {
                 Some(next) => run = next,
                 None => {
@@ -134,10 +134,17 @@ impl Area {
     /// Allocates pages, charged to `memcg`, that can go on the LRU without a further allocation.
     fn allocate(&self, count: usize, memcg: Option<&MemCgroup>) -> Result<KVec<Page>> {
         let mut pages = KVec::with_capacity(count, GFP_KERNEL)?;
+        let mut has_heads = false;
         MemCgroup::with_active(memcg, || {
             for _ in 0..count {
                 let page = Page::alloc_page(page_flags())?;
-                self.lru.alloc_heads_for_page(&page, GFP_KERNEL)?;
+                // All pages are charged to the same memcg, unless it is going away just now.
+                let usual =
+                    memcg.is_some() && MemCgroup::of_page(&page, &rcu::read_lock()) == memcg;
+                if !usual || !has_heads {
+                    self.lru.alloc_heads_for_page(&page, GFP_KERNEL)?;
+                    has_heads = usual;
+                }
                 pages.push_within_capacity(page).map_err(|_| ENOMEM)?;
             }
             Ok(pages)

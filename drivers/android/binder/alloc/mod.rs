@@ -661,13 +661,9 @@ impl BufferAllocator {
         buffer: &'b Buffer,
         range: Range<usize>,
     ) -> Result<[Option<BorrowedPage<'b>>; LOOKUP]> {
-        let mut pages = [const { None }; LOOKUP];
         let state = self.area.state.lock();
         let mapped = state.mapped.as_ref().ok_or(EFAULT)?;
-        for (index, place) in range.zip(&mut pages) {
-            *place = Some(mapped.pages.in_use(index, buffer).ok_or(EFAULT)?);
-        }
-        Ok(pages)
+        mapped.pages.in_use(range, buffer)
     }
 
     /// Copies `len` bytes from userspace to `offset` of `buffer`.

@@ -341,33 +341,60 @@ impl PageTable {
         Some(PageRef(self.slot(index)?.raw_page()?))
     }
 
-    /// Page `index`, on which `buffer` lies, a buffer in this area.
-    pub(super) fn in_use<'b>(&self, index: usize, buffer: &'b Buffer) -> Option<BorrowedPage<'b>> {
-        let slot = self.slot(index)?;
-        if !buffer.pages().contains(&index) || slot.state() != State::InUse {
-            return None;
+    /// The first pages of `range`, `N` at most, all of which `buffer` lies on, a buffer in this
+    /// area.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT`: one of them isn't there.
+    pub(super) fn in_use<'b, const N: usize>(
+        &self,
+        range: Range<usize>,
+        buffer: &'b Buffer,
+    ) -> Result<[Option<BorrowedPage<'b>>; N]> {
+        let mut pages = [const { None }; N];
+        let all = buffer.pages();
+        if range.start < all.start || range.end > all.end {
+            return Err(EFAULT);
         }
-        let raw = slot.raw_page()?;
-        // SAFETY: By the invariants of `Buffer`, all pages that it lies on stay in use while it
-        // exists, and a page in use isn't taken off its slot but by teardown, which by the
-        // invariants of `BufferAllocator` finds no buffer any more.
-        Some(unsafe { BorrowedPage::from_raw(raw) })
+        let mut places = pages.iter_mut();
+        let mut index = range.start;
+        while index < range.end {
+            let chunk = self.chunks.get(index / SLOTS);
+            let chunk = chunk.and_then(Option::as_ref).ok_or(EFAULT)?;
+            let slots = &chunk.slots[index % SLOTS..];
+            for slot in slots.iter().take(range.end - index) {
+                let Some(place) = places.next() else {
+                    return Ok(pages);
+                };
+                if slot.state() != State::InUse {
+                    return Err(EFAULT);
+                }
+                let raw = slot.raw_page().ok_or(EFAULT)?;
+                // SAFETY: By the invariants of `Buffer`, all pages that it lies on stay in use
+                // while it exists, and a page in use isn't taken off its slot but by teardown,
+                // which by the invariants of `BufferAllocator` finds no buffer any more.
+                *place = Some(unsafe { BorrowedPage::from_raw(raw) });
+            }
+            index += slots.len();
+        }
+        Ok(pages)
     }
 
     /// idle -> in use for the pages of `range`, on which a buffer has been reserved. Says whether
     /// these are all; if not, those that were idle are so again when the buffer is released.
     pub(super) fn claim(&mut self, range: Range<usize>) -> Claim {
-        let mut there = 0;
-        for (_, slot) in self.slots(range.clone()) {
-            match slot.state() {
-                State::InUse => there += 1,
+        let there = self
+            .slots(range.clone())
+            .map(|(_, slot)| match slot.state() {
+                State::InUse => 1,
                 State::Idle => {
                     slot.set_state(State::InUse);
-                    there += 1;
+                    1
                 }
-                _ => {}
-            }
-        }
+                _ => 0,
+            })
+            .sum::<usize>();
         if there == range.len() {
             Claim::Ready
         } else {
@@ -432,12 +459,10 @@ impl PageTable {
         Some(start..start + 1 + more)
     }
 
-    /// Puts pages that are mapped now on the installing slots from `start` on.
-    pub(super) fn installed(&mut self, start: usize, pages: impl Iterator<Item = Page>) {
-        for (index, page) in (start..).zip(pages) {
-            if let Some(slot) = self.slot(index) {
-                slot.put(page, State::Installing);
-            }
+    /// Puts pages that are mapped now on the slots of `run`, which are installing.
+    pub(super) fn installed(&mut self, run: Range<usize>, pages: impl Iterator<Item = Page>) {
+        for ((_, slot), page) in self.slots(run).zip(pages) {
+            slot.put(page, State::Installing);
         }
     }
 

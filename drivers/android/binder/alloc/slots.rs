@@ -33,8 +33,8 @@ pub(super) const NONE: u32 = u32::MAX;
 
 /// Number of slots in the first block. Must be a power of two, and at least two.
 ///
-/// Few, because most processes have one or two buffers at a time.
-const FIRST: u32 = 4;
+/// Few, because most processes have one buffer at a time: that makes two ranges.
+const FIRST: u32 = 2;
 
 /// How many slots an owner that has become empty may keep, to be spared the next allocations.
 ///

@@ -421,8 +421,8 @@ fn failed_allocations_do_no_harm() {
             failures += 1;
         }
     }
-    // Two allocations for each block: 4 slots, and 8 times the double; one slot more for the rest.
-    assert_eq!(failures, 2 * 9 + 2 * 9);
+    // Two allocations for each block: 2 slots, and 9 times the double; one slot more for the rest.
+    assert_eq!(failures, 2 * 10 + 2 * 10);
     assert!(ranges
         .iter()
         .map(|b| b.offset)
