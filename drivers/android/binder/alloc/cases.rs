@@ -11,8 +11,10 @@ use core::ops::Range;
 
 use kernel::page::PAGE_SIZE;
 
+use super::{pages::State, BufferAllocator};
+
 /// How many buffers there are.
-pub(super) const BUFFERS: usize = 5;
+pub(crate) const BUFFERS: usize = 5;
 
 /// A part of a page, of which as many as there are buffers don't fill it.
 const PART: usize = PAGE_SIZE / 8;
@@ -26,13 +28,31 @@ const ENDS: [(usize, bool); 5] = [(0, false), (1, true), (1, false), (2, true), 
 const ORDERS: usize = 120;
 
 /// How many cases there are.
-pub(super) const CASES: usize = ENDS.len().pow(BUFFERS as u32) * 2 * ORDERS;
+pub(crate) const CASES: usize = ENDS.len().pow(BUFFERS as u32) * 2 * ORDERS;
 
 /// A set of pages: page `n` is in it if bit `n` is set. There can't be more pages in the area.
-pub(super) type Pages = u64;
+pub(crate) type Pages = u64;
+
+impl BufferAllocator {
+    /// The pages that are in use, and those that are idle.
+    pub(crate) fn page_sets(&self) -> (Pages, Pages) {
+        let state = self.area.state.lock();
+        let (mut in_use, mut idle) = (0, 0);
+        if let Some(mapped) = &state.mapped {
+            for n in 0..Pages::BITS {
+                match mapped.pages.state(n as usize) {
+                    State::InUse => in_use |= 1 << n,
+                    State::Idle => idle |= 1 << n,
+                    _ => {}
+                }
+            }
+        }
+        (in_use, idle)
+    }
+}
 
 /// What is tested: an area of which nothing is in use, and whose pages are all absent.
-pub(super) trait Subject {
+pub(crate) trait Subject {
     type Buffer;
     type Error;
 
@@ -51,7 +71,7 @@ pub(super) trait Subject {
 /// What went wrong in a case.
 #[derive(Debug)]
 #[allow(dead_code)] // Is there to be printed.
-pub(super) enum Failure<E> {
+pub(crate) enum Failure<E> {
     Reserve {
         step: usize,
         err: E,
@@ -71,7 +91,7 @@ pub(super) enum Failure<E> {
 
 /// One of the cases.
 #[derive(Debug)]
-pub(super) struct Case {
+pub(crate) struct Case {
     /// The places of the buffers, in the order in which they are reserved.
     places: [Range<usize>; BUFFERS],
     /// The buffers in the order in which they are released.
@@ -80,7 +100,7 @@ pub(super) struct Case {
 
 impl Case {
     /// Case `n` of [`CASES`], in an area of `size` bytes, 64 pages at most.
-    pub(super) fn new(n: usize, size: usize) -> Self {
+    pub(crate) fn new(n: usize, size: usize) -> Self {
         debug_assert!(n < CASES && size <= Pages::BITS as usize * PAGE_SIZE);
         let (mut n, mut orders) = (n / ORDERS, n % ORDERS);
 
@@ -133,7 +153,7 @@ impl Case {
     /// # Errors
     ///
     /// What was wrong first, if something was.
-    pub(super) fn run<S: Subject>(&self, subject: &mut S) -> Result<(), Failure<S::Error>> {
+    pub(crate) fn run<S: Subject>(&self, subject: &mut S) -> Result<(), Failure<S::Error>> {
         let mut touched = 0;
         let mut step = 0;
         for _ in 0..2 {

@@ -63,6 +63,8 @@ use kernel::{
 
 use crate::allocation::AllocationInfo;
 
+#[cfg(host_test)]
+pub(crate) mod cases;
 mod install;
 mod oneway;
 mod pages;
