@@ -1,6 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Host tests of the Binder allocator's data structures.
+//! Host tests of the Binder allocator: its own files, compiled against stand-ins for the kernel
+//! crate.
 
-#[cfg(test)]
+#![feature(arbitrary_self_types)]
+// Style is for the kernel's clippy to judge, and some files are here twice.
+#![allow(clippy::duplicate_mod, clippy::manual_is_multiple_of)]
+
+extern crate pinned_init as pin_init;
+
+pub mod data;
+
+/// The allocator, all of it. Its unit tests are those of [`data`] already.
+#[cfg(not(test))]
+#[path = "../../../../../drivers/android/binder/alloc/mod.rs"]
+#[allow(dead_code)] // There is no driver that uses it.
 mod alloc;
+#[cfg(not(test))]
+mod allocation;
+#[cfg(not(test))]
+pub mod process;
+
+/// As in the driver.
+#[cfg(not(test))]
+struct AssertSync<T>(T);
+// SAFETY: As in the driver.
+#[cfg(not(test))]
+unsafe impl<T> Sync for AssertSync<T> {}

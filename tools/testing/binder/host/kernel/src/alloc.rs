@@ -1,13 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Vectors that grow only when told to, and an allocator that fails and counts on demand.
+//! Boxes and vectors that grow only when told to, and an allocator that fails and counts on demand.
 
+use crate::{
+    error::{
+        Error,
+        Result, //
+    },
+    sys,
+};
+use pinned_init::PinInit;
 use std::{
+    boxed,
     cell::Cell,
+    mem,
     ops::{
         Deref,
         DerefMut, //
     },
+    pin::Pin,
     vec, //
 };
 
@@ -25,38 +36,118 @@ pub struct RemoveError;
 
 /// Allocation flags.
 pub mod flags {
-    /// Allocation flags.
+    use std::ops::BitOr;
+
+    /// Allocation flags, all alike here.
     #[derive(Clone, Copy)]
     pub struct Flags(());
 
-    pub const GFP_KERNEL: Flags = Flags(());
-}
+    impl BitOr for Flags {
+        type Output = Self;
 
-thread_local! {
-    static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
-    static LOCKED: Cell<bool> = const { Cell::new(false) };
+        fn bitor(self, _: Self) -> Self {
+            self
+        }
+    }
+
+    pub const GFP_KERNEL: Flags = Flags(());
+    pub const GFP_KERNEL_ACCOUNT: Flags = Flags(());
+    pub const __GFP_HIGHMEM: Flags = Flags(());
+    pub const __GFP_NOWARN: Flags = Flags(());
+    pub const __GFP_RETRY_MAYFAIL: Flags = Flags(());
+    pub const __GFP_ZERO: Flags = Flags(());
+}
+pub use self::flags::Flags;
+
+sys::thread_local! {
+    static LEFT: Cell<usize> = Cell::new(usize::MAX);
+    static SPINLOCKS: Cell<usize> = Cell::new(0);
 }
 
 /// Lets the next `n` allocations of this thread succeed and those after them fail.
 pub fn fail_after(n: usize) {
-    LEFT.set(n);
+    LEFT.with(|left| left.set(n));
+}
+
+/// How many allocations of this thread have succeeded since `fail_after(usize::MAX)`.
+pub fn allocations() -> usize {
+    LEFT.with(|left| usize::MAX - left.get())
+}
+
+/// That a spinlock is held by this thread.
+pub(crate) struct Spinning(());
+
+impl Spinning {
+    pub(crate) fn new() -> Self {
+        SPINLOCKS.with(|count| count.set(count.get() + 1));
+        Self(())
+    }
+}
+
+impl Drop for Spinning {
+    fn drop(&mut self) {
+        // A test that has failed under loom may not be able to look at it any more.
+        if !std::thread::panicking() {
+            SPINLOCKS.with(|count| count.set(count.get() - 1));
+        }
+    }
 }
 
 /// Runs `f` as if under a spinlock: allocating or freeing memory panics.
 pub fn locked<R>(f: impl FnOnce() -> R) -> R {
-    struct Unlock;
-    impl Drop for Unlock {
-        fn drop(&mut self) {
-            LOCKED.set(false);
-        }
-    }
-    assert!(!LOCKED.replace(true));
-    let _unlock = Unlock;
+    let _spinning = Spinning::new();
     f()
 }
 
 fn may_sleep() {
-    assert!(!LOCKED.get(), "memory allocated or freed under a spinlock");
+    let spinlocks = SPINLOCKS.with(Cell::get);
+    assert!(spinlocks == 0, "memory allocated or freed under a spinlock");
+}
+
+/// What each allocation begins with.
+pub(crate) fn allocate() -> Result<(), AllocError> {
+    may_sleep();
+    LEFT.with(|left| {
+        left.set(left.get().checked_sub(1).ok_or(AllocError)?);
+        Ok(())
+    })
+}
+
+/// A value in memory of its own.
+pub struct KBox<T>(boxed::Box<T>);
+
+impl<T> KBox<T> {
+    pub fn new(value: T, _: Flags) -> Result<Self, AllocError> {
+        allocate()?;
+        Ok(Self(boxed::Box::new(value)))
+    }
+
+    pub fn pin_init<E>(init: impl PinInit<T, E>, _: Flags) -> Result<Pin<Self>>
+    where
+        Error: From<E>,
+    {
+        allocate()?;
+        let mut this = boxed::Box::<T>::new_uninit();
+        // SAFETY: The memory is valid for a `T`, and is treated as pinned from here on.
+        unsafe {
+            init.__pinned_init(this.as_mut_ptr())?;
+            Ok(Pin::new_unchecked(Self(this.assume_init())))
+        }
+    }
+}
+
+impl<T> Deref for KBox<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for KBox<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
 }
 
 /// A vector that allocates only where flags are given.
@@ -74,7 +165,7 @@ impl<T> Vec<T> {
         Self(vec::Vec::new())
     }
 
-    pub fn with_capacity(capacity: usize, flags: flags::Flags) -> Result<Self, AllocError> {
+    pub fn with_capacity(capacity: usize, flags: Flags) -> Result<Self, AllocError> {
         let mut this = Self::new();
         this.reserve(capacity, flags)?;
         Ok(this)
@@ -84,17 +175,16 @@ impl<T> Vec<T> {
         self.0.capacity()
     }
 
-    pub fn reserve(&mut self, additional: usize, _: flags::Flags) -> Result<(), AllocError> {
+    pub fn reserve(&mut self, additional: usize, _: Flags) -> Result<(), AllocError> {
         if additional <= self.0.capacity() - self.0.len() {
             return Ok(());
         }
-        may_sleep();
-        LEFT.set(LEFT.get().checked_sub(1).ok_or(AllocError)?);
+        allocate()?;
         self.0.reserve_exact(additional);
         Ok(())
     }
 
-    pub fn push(&mut self, value: T, flags: flags::Flags) -> Result<(), AllocError> {
+    pub fn push(&mut self, value: T, flags: Flags) -> Result<(), AllocError> {
         self.reserve(1, flags)?;
         self.0.push(value);
         Ok(())
@@ -126,6 +216,10 @@ impl<T> Vec<T> {
     pub fn pop(&mut self) -> Option<T> {
         self.0.pop()
     }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 impl<T> Default for Vec<T> {
@@ -139,6 +233,15 @@ impl<T> Drop for Vec<T> {
         if self.0.capacity() > 0 && !std::thread::panicking() {
             may_sleep();
         }
+    }
+}
+
+impl<T> IntoIterator for Vec<T> {
+    type Item = T;
+    type IntoIter = vec::IntoIter<T>;
+
+    fn into_iter(mut self) -> Self::IntoIter {
+        mem::take(&mut self.0).into_iter()
     }
 }
 

@@ -25,6 +25,12 @@ impl From<AllocError> for Error {
     }
 }
 
+impl From<core::convert::Infallible> for Error {
+    fn from(never: core::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 impl From<RemoveError> for Error {
     fn from(_: RemoveError) -> Self {
         code::EINVAL
@@ -46,7 +52,10 @@ pub mod code {
 
     pub const EPERM: Error = Error(-1);
     pub const ENOENT: Error = Error(-2);
+    pub const ESRCH: Error = Error(-3);
     pub const ENOMEM: Error = Error(-12);
+    pub const EFAULT: Error = Error(-14);
+    pub const EBUSY: Error = Error(-16);
     pub const EINVAL: Error = Error(-22);
     pub const ENOSPC: Error = Error(-28);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files of `drivers/android/binder/alloc/`, as that directory's `mod.rs` has them.
+//! The data structures, which need next to nothing of the kernel, with a parent of their own.
 
 #[path = "../../../../../drivers/android/binder/alloc/oneway.rs"]
 mod oneway;
@@ -9,4 +9,6 @@ mod ranges;
 #[path = "../../../../../drivers/android/binder/alloc/slots.rs"]
 mod slots;
 
+pub mod model;
+#[cfg(test)]
 mod traces;

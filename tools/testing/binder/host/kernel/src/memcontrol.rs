@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory cgroups: each has a number of pages and a limit.
+
+use crate::{
+    alloc::AllocError,
+    bindings,
+    mm::Mm,
+    page::Page,
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        rcu, //
+    },
+    sys, //
+};
+use std::{
+    cell::RefCell,
+    ptr,
+    sync::{
+        atomic::{
+            AtomicUsize,
+            Ordering::SeqCst, //
+        },
+        Arc,
+    },
+};
+
+pub struct MemCgroup {
+    charged: AtomicUsize,
+    limit: AtomicUsize,
+}
+
+impl AlwaysRefCounted for MemCgroup {}
+
+impl PartialEq for MemCgroup {
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self, other)
+    }
+}
+
+impl Eq for MemCgroup {}
+
+impl MemCgroup {
+    pub fn new() -> ARef<Self> {
+        ARef::from_arc(Arc::new(Self {
+            charged: AtomicUsize::new(0),
+            limit: AtomicUsize::new(usize::MAX),
+        }))
+    }
+
+    /// How many pages are charged to it.
+    pub fn charged(&self) -> usize {
+        self.charged.load(SeqCst)
+    }
+
+    /// Sets how many pages may be charged to it.
+    pub fn set_limit(&self, pages: usize) {
+        self.limit.store(pages, SeqCst);
+    }
+
+    pub fn from_mm(mm: &Mm) -> Option<ARef<Self>> {
+        Some(mm.memcg.clone())
+    }
+
+    pub fn of_page<'rcu>(page: &Page, _: &'rcu rcu::Guard) -> Option<&'rcu Self> {
+        let memcg: *const Self = page.raw().memcg.as_deref()?;
+        // SAFETY: A page that may be asked about lives as long as the guard, and its memcg as long
+        // as the page.
+        Some(unsafe { &*memcg })
+    }
+
+    pub fn with_active<R>(memcg: Option<&Self>, f: impl FnOnce() -> R) -> R {
+        let old = ACTIVE.with(|active| active.replace(memcg.map(ARef::from)));
+        let result = f();
+        ACTIVE.with(|active| *active.borrow_mut() = old);
+        result
+    }
+}
+
+sys::thread_local! {
+    static ACTIVE: RefCell<Option<ARef<MemCgroup>>> = RefCell::new(None);
+}
+
+/// Charges a page to the active memcg.
+pub(crate) fn charge() -> Result<Option<ARef<MemCgroup>>, AllocError> {
+    let memcg = ACTIVE.with(|active| active.borrow().clone());
+    if let Some(memcg) = &memcg {
+        if memcg.charged.fetch_add(1, SeqCst) >= memcg.limit.load(SeqCst) {
+            memcg.charged.fetch_sub(1, SeqCst);
+            return Err(AllocError);
+        }
+    }
+    Ok(memcg)
+}
+
+pub(crate) fn uncharge(page: &bindings::page) {
+    if let Some(memcg) = &page.memcg {
+        memcg.charged.fetch_sub(1, SeqCst);
+    }
+}

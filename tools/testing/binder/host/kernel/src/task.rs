@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The current task.
+
+use crate::{
+    mm::MmWithUser,
+    sync::aref::ARef,
+    sys, //
+};
+use std::cell::RefCell;
+
+/// A process identifier.
+pub type Pid = i32;
+
+sys::thread_local! {
+    static MM: RefCell<Option<ARef<MmWithUser>>> = RefCell::new(None);
+}
+
+/// A task: nothing but its mm here.
+pub struct Task(Option<ARef<MmWithUser>>);
+
+impl Task {
+    pub fn current() -> Self {
+        Self(MM.with(|mm| mm.borrow().clone()))
+    }
+
+    pub fn mm(&self) -> Option<&MmWithUser> {
+        self.0.as_deref()
+    }
+}
+
+/// Runs `f` in a thread of the process that has `mm`.
+pub fn with_mm<R>(mm: &ARef<MmWithUser>, f: impl FnOnce() -> R) -> R {
+    MM.with(|current| *current.borrow_mut() = Some(mm.clone()));
+    let result = f();
+    MM.with(|current| current.borrow_mut().take());
+    result
+}
+
+/// The current task.
+#[macro_export]
+macro_rules! current {
+    () => {
+        $crate::task::Task::current()
+    };
+}

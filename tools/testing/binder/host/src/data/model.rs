@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Operations on ranges and on oneway budgets, and naive models that say what comes of them. All of
+//! it is done as if under a lock, where no memory is allocated or freed and no data dropped.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    rc::Rc, //
+};
+
+use arbitrary::{
+    Arbitrary,
+    Unstructured, //
+};
+use kernel::{
+    alloc::{
+        fail_after,
+        locked, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    task::Pid, //
+};
+
+use super::{
+    oneway::{
+        ChargeError,
+        Oneway, //
+    },
+    ranges::{
+        Existing,
+        Id,
+        Meta,
+        Ranges,
+        ReserveError,
+        Reserved, //
+    },
+    slots::DataRef, //
+};
+
+pub(super) const UNIT: usize = size_of::<usize>();
+
+pub(super) fn reserve<T: Default>(
+    ranges: &mut Ranges<T>,
+    size: usize,
+    meta: Meta,
+) -> Result<Reserved<T>, Error> {
+    loop {
+        match locked(|| ranges.reserve(size, meta)) {
+            Ok(reserved) => return Ok(reserved),
+            Err(ReserveError::NoSpace) => return Err(ENOSPC),
+            Err(ReserveError::NeedGrow(request)) => {
+                let grown = request.alloc()?;
+                let _old = locked(|| ranges.grow(grown));
+            }
+        }
+    }
+}
+
+pub(super) fn charge(oneway: &mut Oneway, size: usize, pid: Pid) -> Result<bool, Error> {
+    loop {
+        match locked(|| oneway.charge(size, pid)) {
+            Ok(suspect) => return Ok(suspect),
+            Err(ChargeError::NoSpace) => return Err(ENOSPC),
+            Err(ChargeError::NeedGrow(request)) => {
+                let grown = request.alloc()?;
+                let _old = locked(|| oneway.grow(grown));
+            }
+        }
+    }
+}
+
+/// What there is to do with ranges. Buffers are chosen from those that there are.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Reserve {
+        units: usize,
+        pid: Pid,
+        is_oneway: bool,
+        /// How many allocations succeed.
+        allocations: usize,
+    },
+    Commit {
+        which: u16,
+        with_data: bool,
+    },
+    Existing(u16),
+    Release(u16),
+    /// Existing, at an offset that may or may not be right.
+    Probe(u16),
+    Trim,
+    Drain,
+}
+
+impl<'a> Arbitrary<'a> for Op {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        Ok(match u.int_in_range(0..=15_u8)? {
+            0..=5 => Self::Reserve {
+                units: u.int_in_range(1..=8 * PAGE_SIZE / UNIT)?,
+                pid: u.int_in_range(0..=4)?,
+                is_oneway: u.arbitrary()?,
+                allocations: match u.arbitrary::<u8>()? {
+                    few @ 0..4 => few.into(),
+                    _ => usize::MAX,
+                },
+            },
+            6..=8 => Self::Commit {
+                which: u.arbitrary()?,
+                with_data: u.arbitrary()?,
+            },
+            9..=10 => Self::Existing(u.arbitrary()?),
+            11..=12 => Self::Release(u.arbitrary()?),
+            13 => Self::Probe(u.arbitrary()?),
+            14 => Self::Trim,
+            _ => Self::Drain,
+        })
+    }
+}
+
+/// What there is to do with a oneway budget.
+#[derive(Clone, Debug)]
+pub enum OnewayOp {
+    Charge { units: usize, pid: Pid },
+    Uncharge(u16),
+}
+
+impl<'a> Arbitrary<'a> for OnewayOp {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        Ok(match u.arbitrary()? {
+            true => Self::Charge {
+                units: u.int_in_range(1..=600)?,
+                pid: u.int_in_range(0..=5)?,
+            },
+            false => Self::Uncharge(u.arbitrary()?),
+        })
+    }
+}
+
+/// A buffer of the model.
+struct Buffer {
+    name: Id,
+    offset: usize,
+    size: usize,
+    meta: Meta,
+    /// Of a reserved buffer.
+    data: Option<DataRef<Kept>>,
+    /// With userspace, and whether there is data for it.
+    allocated: Option<bool>,
+}
+
+/// Which buffer each unit belongs to, by its number in `buffers` plus one.
+struct Model {
+    units: Vec<u32>,
+    buffers: BTreeMap<u32, Buffer>,
+    next: u32,
+}
+
+impl Model {
+    fn new(size: usize) -> Self {
+        Self {
+            units: vec![0; size / UNIT],
+            buffers: BTreeMap::new(),
+            next: 1,
+        }
+    }
+
+    /// The sizes of the free ranges by their offsets.
+    fn gaps(&self) -> BTreeMap<usize, usize> {
+        let mut gaps = BTreeMap::new();
+        let mut start = 0;
+        for run in self.units.chunk_by(|a, b| a == b) {
+            if run[0] == 0 {
+                gaps.insert(start * UNIT, run.len() * UNIT);
+            }
+            start += run.len();
+        }
+        gaps
+    }
+
+    fn pick(&self, index: u16) -> Option<u32> {
+        let nth = usize::from(index).checked_rem(self.buffers.len())?;
+        self.buffers.keys().nth(nth).copied()
+    }
+
+    fn at(&self, offset: usize) -> Option<u32> {
+        let found = self.buffers.iter().find(|(_, b)| b.offset == offset)?;
+        Some(*found.0)
+    }
+
+    fn add(&mut self, buffer: Buffer) {
+        let (start, end) = (buffer.offset / UNIT, (buffer.offset + buffer.size) / UNIT);
+        assert!(self.units[start..end].iter().all(|&unit| unit == 0));
+        self.units[start..end].fill(self.next);
+        self.buffers.insert(self.next, buffer);
+        self.next += 1;
+    }
+
+    /// Removes a buffer; returns the pages that become unused.
+    fn remove(&mut self, id: u32) -> Vec<usize> {
+        let buffer = self.buffers.remove(&id).unwrap();
+        let end = buffer.offset + buffer.size;
+        self.units[buffer.offset / UNIT..end / UNIT].fill(0);
+        (buffer.offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE))
+            .filter(|page| {
+                let start = page * PAGE_SIZE / UNIT;
+                let page = &self.units[start..start + PAGE_SIZE / UNIT];
+                page.iter().all(|&unit| unit == 0)
+            })
+            .collect()
+    }
+}
+
+/// Data that is counted, and that mustn't be dropped under the lock.
+struct Data {
+    _count: Rc<()>,
+    _memory: KVec<u8>,
+}
+
+impl Data {
+    fn new(count: &Rc<()>) -> Self {
+        Self {
+            _count: count.clone(),
+            _memory: KVec::with_capacity(1, GFP_KERNEL).unwrap(),
+        }
+    }
+}
+
+/// What is kept with a buffer.
+type Kept = Option<Data>;
+
+fn release(ranges: &mut Ranges<Kept>, model: &mut Model, id: u32) {
+    let buffer = &model.buffers[&id];
+    let (name, size, meta) = (buffer.name, buffer.size, buffer.meta);
+    let released = locked(|| ranges.release(name));
+    if buffer.allocated.is_some() {
+        assert_eq!(released.err(), Some(EPERM));
+        return;
+    }
+    let released = released.ok().unwrap();
+    assert_eq!(released.size, size);
+    assert_eq!(released.pid, meta.pid);
+    assert_eq!(released.is_oneway, meta.is_oneway);
+    let pages: Range<usize> = released.pages;
+    assert_eq!(pages.collect::<Vec<_>>(), model.remove(id));
+    // It is gone.
+    assert_eq!(locked(|| ranges.release(name)).err(), Some(EINVAL));
+    assert_eq!(locked(|| ranges.commit(name)), Err(ENOENT));
+    assert!(released.memory.is_none() || model.buffers.is_empty());
+}
+
+fn take_back(buffer: &mut Buffer, mut existing: Existing<Kept>) {
+    assert_eq!(existing.id, buffer.name);
+    assert_eq!(existing.size, buffer.size);
+    assert_eq!(existing.debug_id, buffer.meta.debug_id);
+    // SAFETY: The buffer is reserved again, and only the model knows of it.
+    let is_kept = unsafe { existing.data.get() }.is_some();
+    assert_eq!(buffer.allocated.take(), Some(is_kept));
+    // SAFETY: As above.
+    drop(unsafe { existing.data.get_mut() }.take());
+    buffer.data = Some(existing.data);
+}
+
+/// Does `ops` with the ranges of `pages` pages.
+pub fn run(pages: usize, ops: &[Op]) {
+    let data = Rc::new(());
+    let size = pages * PAGE_SIZE;
+    let mut ranges = Ranges::<Kept>::new(size);
+    let mut model = Model::new(size);
+
+    for (n, op) in ops.iter().enumerate() {
+        match *op {
+            Op::Reserve {
+                units,
+                pid,
+                is_oneway,
+                allocations,
+            } => {
+                let size = units * UNIT;
+                let meta = Meta {
+                    debug_id: n,
+                    pid,
+                    is_oneway,
+                };
+                let gaps = model.gaps();
+                let best = gaps.values().copied().filter(|&gap| gap >= size).min();
+                fail_after(allocations);
+                let reserved = reserve(&mut ranges, size, meta);
+                fail_after(usize::MAX);
+                match reserved {
+                    Ok(Reserved { id, offset, data }) => {
+                        assert_eq!(gaps.get(&offset).copied(), best);
+                        model.add(Buffer {
+                            name: id,
+                            offset,
+                            size,
+                            meta,
+                            data: Some(data),
+                            allocated: None,
+                        });
+                    }
+                    Err(ENOMEM) => assert_ne!(allocations, usize::MAX),
+                    Err(err) => {
+                        assert_eq!(err, ENOSPC);
+                        assert_eq!(best, None);
+                    }
+                }
+            }
+            Op::Commit { which, with_data } => {
+                let Some(id) = model.pick(which) else {
+                    continue;
+                };
+                let buffer = model.buffers.get_mut(&id).unwrap();
+                if let Some(kept) = &mut buffer.data {
+                    // SAFETY: The buffer is reserved, and only the model knows of it.
+                    unsafe { *kept.get_mut() = with_data.then(|| Data::new(&data)) };
+                }
+                match locked(|| ranges.commit(buffer.name)) {
+                    Ok(()) => {
+                        assert!(buffer.data.take().is_some());
+                        buffer.allocated = Some(with_data);
+                    }
+                    Err(err) => {
+                        assert_eq!(err, ENOENT);
+                        assert!(buffer.allocated.is_some());
+                    }
+                }
+            }
+            Op::Existing(which) => {
+                let Some(id) = model.pick(which) else {
+                    continue;
+                };
+                let buffer = model.buffers.get_mut(&id).unwrap();
+                match locked(|| ranges.existing(buffer.offset)) {
+                    Ok(existing) => take_back(buffer, existing),
+                    Err(err) => {
+                        assert_eq!(err, ENOENT);
+                        assert_eq!(buffer.allocated, None);
+                    }
+                }
+            }
+            Op::Release(which) => {
+                let Some(id) = model.pick(which) else {
+                    continue;
+                };
+                release(&mut ranges, &mut model, id);
+            }
+            Op::Probe(offset) => {
+                let offset = usize::from(offset) % (size + PAGE_SIZE);
+                if model.at(offset).is_none() {
+                    assert_eq!(locked(|| ranges.existing(offset)).err(), Some(ENOENT));
+                }
+            }
+            Op::Trim => {
+                let memory = locked(|| ranges.trim());
+                assert_eq!(memory.is_some(), model.buffers.is_empty());
+            }
+            Op::Drain => {
+                while let Some(existing) = locked(|| ranges.take_next()) {
+                    let id = model.at(existing.offset).unwrap();
+                    let buffer = model.buffers.get_mut(&id).unwrap();
+                    take_back(buffer, existing);
+                    release(&mut ranges, &mut model, id);
+                }
+                assert!(model.buffers.values().all(|b| b.allocated.is_none()));
+            }
+        }
+
+        assert_eq!(ranges.count(), model.buffers.len());
+        let with_data = model.buffers.values().filter(|b| b.allocated == Some(true));
+        assert_eq!(Rc::strong_count(&data), with_data.count() + 1);
+    }
+
+    let mut buffers: Vec<_> = model.buffers.values().collect();
+    buffers.sort_by_key(|buffer| buffer.offset);
+    for (buffer, found) in buffers.into_iter().zip(ranges.iter()) {
+        assert_eq!(found.offset, buffer.offset);
+        assert_eq!(found.size, buffer.size);
+        assert_eq!(found.meta.debug_id, buffer.meta.debug_id);
+        assert_eq!(found.meta.pid, buffer.meta.pid);
+        assert_eq!(found.meta.is_oneway, buffer.meta.is_oneway);
+        assert_eq!(found.is_allocated, buffer.allocated.is_some());
+    }
+    assert_eq!(ranges.iter().count(), model.buffers.len());
+    drop(ranges);
+    assert_eq!(Rc::strong_count(&data), 1);
+}
+
+/// Does `ops` with the oneway budget of `pages` pages.
+pub fn run_oneway(pages: usize, ops: &[OnewayOp]) {
+    let size = pages * PAGE_SIZE;
+    let mut oneway = Oneway::new(size);
+    let mut buffers = Vec::new();
+    for op in ops {
+        let used: usize = buffers.iter().map(|&(bytes, _)| bytes).sum();
+        assert_eq!(oneway.free_space(), size / 2 - used);
+        match *op {
+            OnewayOp::Charge { units, pid } => {
+                let bytes = UNIT * units;
+                let charged = charge(&mut oneway, bytes, pid);
+                if used + bytes > size / 2 {
+                    assert_eq!(charged, Err(ENOSPC));
+                    continue;
+                }
+                buffers.push((bytes, pid));
+                let of_pid = || buffers.iter().filter(|buffer| buffer.1 == pid);
+                let low = size / 2 - used - bytes < size / 10;
+                let many = of_pid().count() > 50;
+                let much = of_pid().map(|buffer| buffer.0).sum::<usize>() > size / 4;
+                assert_eq!(charged, Ok(low && (many || much)));
+            }
+            OnewayOp::Uncharge(which) => {
+                if let Some(nth) = usize::from(which).checked_rem(buffers.len()) {
+                    let (bytes, pid) = buffers.swap_remove(nth);
+                    let _memory = locked(|| oneway.uncharge(bytes, pid));
+                }
+            }
+        }
+    }
+}
+
+/// What a fuzzer comes up with.
+#[derive(Debug)]
+pub struct Input {
+    pages: usize,
+    ops: Vec<Op>,
+    oneway_ops: Vec<OnewayOp>,
+}
+
+impl<'a> Arbitrary<'a> for Input {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        Ok(Self {
+            pages: u.int_in_range(1..=16)?,
+            ops: u.arbitrary()?,
+            oneway_ops: u.arbitrary()?,
+        })
+    }
+}
+
+impl Input {
+    pub fn run(&self) {
+        run(self.pages, &self.ops);
+        run_oneway(self.pages, &self.oneway_ops);
+    }
+}
