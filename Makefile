@@ -34,6 +34,10 @@ demo: ## Binder traffic through the allocator, and idle pages given back; report
 test: ## all tests; the last line counts them
 	@$(LAB)/test
 
+.PHONY: host-test
+host-test: ## the allocator's tests on this machine: models, exhaustive cases, loom
+	@$(LAB)/host-test
+
 .PHONY: shell
 shell: ## a shell in the virtual machine, with the Binder devices mounted
 	@$(LAB)/shell
