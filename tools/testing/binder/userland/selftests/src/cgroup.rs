@@ -46,7 +46,7 @@ impl Cgroup {
         let cgroup = Cgroup { path };
         let cmdline = fs::read_to_string("/proc/cmdline")?;
         if cmdline.contains("nokmem") {
-            return skip("buffer pages aren't charged: cgroup.memory=nokmem");
+            return skip("kernel memory isn't charged: cgroup.memory=nokmem");
         }
         if !cgroup.path.join("memory.current").exists() {
             return skip("no memory controller");
@@ -89,7 +89,16 @@ impl Cgroup {
 
     /// One counter of `memory.events`.
     pub fn event(&self, name: &str) -> Outcome<u64> {
-        let text = fs::read_to_string(self.path.join("memory.events"))?;
+        self.counter("memory.events", name)
+    }
+
+    /// How many cgroups below this one are removed and not gone yet.
+    pub fn dying(&self) -> Outcome<u64> {
+        self.counter("cgroup.stat", "nr_dying_descendants")
+    }
+
+    fn counter(&self, file: &str, name: &str) -> Outcome<u64> {
+        let text = fs::read_to_string(self.path.join(file))?;
         for line in text.lines() {
             if let Some(value) = line
                 .strip_prefix(name)
@@ -98,7 +107,7 @@ impl Cgroup {
                 return Ok(value.trim().parse()?);
             }
         }
-        fail!("memory.events has no {name}")
+        fail!("{file} has no {name}")
     }
 
     /// Asks for `pages` pages back. The answer means nothing: EAGAIN comes also when all went.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The driver's shrinker, seen and driven through debugfs, and its page counts in binder_logs.
+//! Shrinkers, seen and driven through debugfs: the driver's for the most part, and its page counts
+//! in binder_logs.
 
 use crate::{
     binder::Device,
@@ -14,66 +15,108 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// One line of `count`: a memory cgroup and its idle pages on each node.
-struct Line {
-    memcg: u64,
-    nodes: Vec<u64>,
+/// One line of `count`: a memory cgroup and its objects on each node.
+pub struct Line {
+    pub memcg: u64,
+    pub nodes: Vec<u64>,
 }
 
-fn dir() -> Option<&'static PathBuf> {
-    static DIR: OnceLock<Option<PathBuf>> = OnceLock::new();
-    DIR.get_or_init(|| {
+/// The debugfs files of a shrinker.
+pub struct Shrinker {
+    dir: PathBuf,
+}
+
+impl Shrinker {
+    /// Finds a shrinker by its name, to which the kernel has added a number.
+    pub fn find(name: &str) -> Option<Self> {
         let entries = fs::read_dir("/sys/kernel/debug/shrinker").ok()?;
-        // Not `sb-binder-*`, which is binderfs's.
         entries
             .flatten()
             .find(|entry| {
-                entry
-                    .file_name()
-                    .to_string_lossy()
-                    .starts_with("android-binder-")
+                let found = entry.file_name();
+                let number = found.to_str().and_then(|found| found.strip_prefix(name));
+                number.is_some_and(|number| number.starts_with('-'))
             })
-            .map(|entry| entry.path())
-    })
-    .as_ref()
+            .map(|entry| Shrinker { dir: entry.path() })
+    }
+
+    pub fn lines(&self) -> Vec<Line> {
+        let text = fs::read_to_string(self.dir.join("count")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| {
+                let mut fields = line
+                    .split_whitespace()
+                    .map_while(|field| field.parse().ok());
+                Some(Line {
+                    memcg: fields.next()?,
+                    nodes: fields.collect(),
+                })
+            })
+            .collect()
+    }
+
+    /// Objects of everybody.
+    pub fn total(&self) -> u64 {
+        self.lines().iter().flat_map(|line| &line.nodes).sum()
+    }
+
+    /// Objects of one memory cgroup.
+    pub fn count(&self, memcg: u64) -> u64 {
+        self.lines()
+            .iter()
+            .filter(|line| line.memcg == memcg)
+            .flat_map(|line| &line.nodes)
+            .sum()
+    }
+
+    /// Asks the shrinker to look at `nr` objects of a cgroup and node.
+    pub fn scan(&self, memcg: u64, node: usize, nr: u64) {
+        let file = self.dir.join("scan");
+        // A shrinker that knows nothing of memory cgroups takes only 0.
+        if fs::write(&file, format!("{memcg} {node} {nr}")).is_err() {
+            let _ = fs::write(&file, format!("0 {node} {nr}"));
+        }
+    }
+
+    /// Scans for everything that `count` shows, in steps of at most `step` objects.
+    pub fn scan_all(&self, step: u64) {
+        for line in self.lines() {
+            for (node, count) in line.nodes.iter().enumerate() {
+                let mut left = *count;
+                while left > 0 {
+                    let nr = left.min(step);
+                    self.scan(line.memcg, node, nr);
+                    left -= nr;
+                }
+            }
+        }
+    }
+}
+
+/// The driver's.
+fn binder() -> Option<&'static Shrinker> {
+    static BINDER: OnceLock<Option<Shrinker>> = OnceLock::new();
+    BINDER
+        .get_or_init(|| Shrinker::find("android-binder"))
+        .as_ref()
 }
 
 /// Skips a test that can't do without the shrinker's debugfs files.
 pub fn need() -> Outcome {
-    match dir() {
+    match binder() {
         Some(_) => Ok(()),
         None => skip("no android-binder shrinker in debugfs"),
     }
 }
 
-fn lines() -> Vec<Line> {
-    let Some(dir) = dir() else { return Vec::new() };
-    let text = fs::read_to_string(dir.join("count")).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line
-                .split_whitespace()
-                .map_while(|field| field.parse().ok());
-            Some(Line {
-                memcg: fields.next()?,
-                nodes: fields.collect(),
-            })
-        })
-        .collect()
-}
-
 /// Idle pages of everybody.
 pub fn total() -> u64 {
-    lines().iter().flat_map(|line| &line.nodes).sum()
+    binder().map_or(0, Shrinker::total)
 }
 
 /// Idle pages of one memory cgroup.
 pub fn count(memcg: u64) -> u64 {
-    lines()
-        .iter()
-        .filter(|line| line.memcg == memcg)
-        .flat_map(|line| &line.nodes)
-        .sum()
+    binder().map_or(0, |binder| binder.count(memcg))
 }
 
 /// How many NUMA nodes there are to scan.
@@ -94,17 +137,14 @@ pub fn nodes() -> usize {
 
 /// Asks the shrinker to look at `nr` pages of a cgroup and node.
 pub fn scan(memcg: u64, node: usize, nr: u64) {
-    let Some(dir) = dir() else { return };
-    let file = dir.join("scan");
-    // A shrinker that knows nothing of memory cgroups takes only 0.
-    if fs::write(&file, format!("{memcg} {node} {nr}")).is_err() {
-        let _ = fs::write(&file, format!("0 {node} {nr}"));
+    if let Some(binder) = binder() {
+        binder.scan(memcg, node, nr);
     }
 }
 
 /// One scan of at most `nr` pages for each cgroup and node.
 pub fn scan_each(nr: u64) {
-    for line in lines() {
+    for line in binder().map_or_else(Vec::new, Shrinker::lines) {
         for (node, _) in line.nodes.iter().enumerate().filter(|(_, idle)| **idle > 0) {
             scan(line.memcg, node, nr);
         }
@@ -113,15 +153,8 @@ pub fn scan_each(nr: u64) {
 
 /// Scans for everything that `count` shows, in steps of at most `step` pages.
 pub fn scan_all(step: u64) {
-    for line in lines() {
-        for (node, idle) in line.nodes.iter().enumerate() {
-            let mut left = *idle;
-            while left > 0 {
-                let nr = left.min(step);
-                scan(line.memcg, node, nr);
-                left -= nr;
-            }
-        }
+    if let Some(binder) = binder() {
+        binder.scan_all(step);
     }
 }
 
