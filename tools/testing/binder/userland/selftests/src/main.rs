@@ -10,18 +10,21 @@ mod binder;
 mod cgroup;
 mod data;
 mod endpoint;
+mod faults;
 mod outcome;
 mod process;
 mod remote;
 mod runner;
+mod sample;
 mod shrinker;
 mod tests;
 mod uapi;
 
 use std::{io::Read, process::ExitCode};
 
-const USAGE: &str = "usage: binder-selftests [--list] [FILTER]...
+const USAGE: &str = "usage: binder-selftests [--sample] [--list] [FILTER]...
 Runs the tests whose names contain one of the filters; all of them without any.
+With --sample, they are those of the shrinker sample.
 Needs root, binderfs on /dev/binderfs, debugfs and cgroup2 at their usual places.";
 
 fn main() -> ExitCode {
@@ -36,7 +39,14 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let chosen: Vec<&runner::Test> = tests::all()
+    let suite = match args.iter().any(|arg| arg == "--sample") {
+        true => tests::SAMPLE,
+        false => tests::BINDER,
+    };
+    let chosen: Vec<&runner::Test> = suite
+        .iter()
+        .copied()
+        .flatten()
         .filter(|test| filters.is_empty() || filters.iter().any(|f| test.name.contains(*f)))
         .collect();
     if args.iter().any(|arg| arg == "--list") {

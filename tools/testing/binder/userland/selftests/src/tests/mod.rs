@@ -4,11 +4,13 @@
 
 mod accounting;
 mod death;
+mod failslab;
 mod free;
 mod mapping;
 mod memcg;
 mod oneway;
 mod reclaim;
+mod shrinker;
 mod sizes;
 mod stress;
 mod transactions;
@@ -20,23 +22,25 @@ use crate::{
     uapi::{name, BR_DEAD_REPLY, BR_FAILED_REPLY},
 };
 
-pub fn all() -> impl Iterator<Item = &'static Test> {
-    [
-        transactions::TESTS,
-        sizes::TESTS,
-        mapping::TESTS,
-        unmap::TESTS,
-        free::TESTS,
-        oneway::TESTS,
-        death::TESTS,
-        accounting::TESTS,
-        reclaim::TESTS,
-        memcg::TESTS,
-        stress::TESTS,
-    ]
-    .into_iter()
-    .flatten()
-}
+/// A list of lists.
+type Suite = &'static [&'static [Test]];
+
+pub const BINDER: Suite = &[
+    transactions::TESTS,
+    sizes::TESTS,
+    mapping::TESTS,
+    unmap::TESTS,
+    free::TESTS,
+    oneway::TESTS,
+    death::TESTS,
+    accounting::TESTS,
+    reclaim::TESTS,
+    memcg::TESTS,
+    stress::TESTS,
+];
+
+/// What the core of the kernel does with a shrinker's answers, and with a list_lru.
+pub const SAMPLE: Suite = &[shrinker::TESTS, failslab::TESTS];
 
 /// A transaction to a receiver that can't take it: the C driver says dead, the Rust driver failed.
 fn expect_refused(status: u32) -> Outcome {

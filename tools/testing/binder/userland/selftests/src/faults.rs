@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Allocations of the kernel that fail, by its fault injection.
+
+use crate::outcome::{skip, Outcome};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+const FAILSLAB: &str = "/sys/kernel/debug/failslab";
+
+/// How failslab is to be: those fail, too, that may wait; all of the tasks chosen, for ever, but
+/// none of the others; and not a word in the kernel's log.
+const SETTINGS: &[(&str, &str)] = &[
+    ("task-filter", "Y"),
+    ("ignore-gfp-wait", "N"),
+    ("verbose", "0"),
+    ("times", "-1"),
+    ("interval", "1"),
+    ("probability", "100"),
+];
+
+/// Lets allocations of the calling thread fail. The settings are as before when this is dropped.
+pub struct Faults {
+    fail_nth: File,
+    make_it_fail: File,
+    before: Vec<(&'static str, String)>,
+}
+
+impl Faults {
+    /// Skips the test if the kernel has no fault injection.
+    pub fn enable() -> Outcome<Self> {
+        let open = |name| {
+            let path = Path::new("/proc/thread-self").join(name);
+            File::options().read(true).write(true).open(path)
+        };
+        let (Ok(fail_nth), Ok(make_it_fail)) = (open("fail-nth"), open("make-it-fail")) else {
+            return skip("no fault injection (FAULT_INJECTION)");
+        };
+        if !Path::new(FAILSLAB).exists() {
+            return skip("no failing of slab allocations (FAILSLAB)");
+        }
+        let mut faults = Faults {
+            fail_nth,
+            make_it_fail,
+            before: Vec::new(),
+        };
+        for (name, value) in SETTINGS {
+            let file = Path::new(FAILSLAB).join(name);
+            faults.before.push((name, fs::read_to_string(&file)?));
+            fs::write(file, value)?;
+        }
+        Ok(faults)
+    }
+
+    /// Runs `body`, which should be no more than a system call or two, while its n-th allocation
+    /// fails. Tells whether it made that many.
+    pub fn nth<T>(&self, n: u32, body: impl FnOnce() -> T) -> Outcome<(T, bool)> {
+        let mut left = [0; 16];
+        self.fail_nth.write_at(n.to_string().as_bytes(), 0)?;
+        let result = body();
+        let len = self.fail_nth.read_at(&mut left, 0)?;
+        self.fail_nth.write_at(b"0", 0)?;
+        // What is left to go is 0 after the failure.
+        let hit = std::str::from_utf8(&left[..len])?.trim() == "0";
+        Ok((result, hit))
+    }
+
+    /// Runs `body` while there are so many bytes left for its allocations: all fail from the first
+    /// one on that doesn't fit.
+    pub fn with_bytes<T>(&self, bytes: u32, body: impl FnOnce() -> T) -> Outcome<T> {
+        fs::write(Path::new(FAILSLAB).join("space"), bytes.to_string())?;
+        self.make_it_fail.write_at(b"1", 0)?;
+        let result = body();
+        self.make_it_fail.write_at(b"0", 0)?;
+        fs::write(Path::new(FAILSLAB).join("space"), "0")?;
+        Ok(result)
+    }
+}
+
+impl Drop for Faults {
+    fn drop(&mut self) {
+        // The filter goes last: it keeps the other tasks' allocations from failing.
+        for (name, value) in self.before.iter().rev() {
+            let _ = fs::write(Path::new(FAILSLAB).join(name), value);
+        }
+    }
+}
