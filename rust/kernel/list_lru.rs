@@ -111,6 +111,10 @@
 //!         });
 //!
 //!         let scanned = sc.nr_to_scan() - left;
+//!         if scanned == 0 {
+//!             // The list is empty by now. Don't ask again, as it would go on for ever.
+//!             return Scan::STOP;
+//!         }
 //!         sc.set_nr_scanned(scanned);
 //!         account_reclaimed_pages(freed);
 //!         Scan::freed(freed)
@@ -1417,6 +1421,10 @@ unsafe impl<T: HasLruEntry> HasLruLinks for T {
 ///         let freed = lru.walk(sc, &mut left, |cursor| cursor.remove_to(dispose.as_mut()));
 ///
 ///         let scanned = sc.nr_to_scan() - left;
+///         if scanned == 0 {
+///             // The list is empty by now. Don't ask again, as it would go on for ever.
+///             return Scan::STOP;
+///         }
 ///         sc.set_nr_scanned(scanned);
 ///         // The objects are dropped here, with nothing locked.
 ///         Scan::freed(freed)

@@ -73,6 +73,10 @@
 //!             return Scan::STOP;
 //!         }
 //!         let n = cache.objects.load(Relaxed).min(sc.nr_to_scan());
+//!         if n == 0 {
+//!             // Somebody else was faster. Don't ask again, as it would go on for ever.
+//!             return Scan::STOP;
+//!         }
 //!         cache.objects.fetch_sub(n, Relaxed);
 //!
 //!         // The core takes it that all that it asked for has been scanned. It hasn't.
