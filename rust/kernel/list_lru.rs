@@ -37,7 +37,10 @@
 //!         ListLru,
 //!         LruLinks, //
 //!     },
-//!     memcontrol::MemCgroup,
+//!     memcontrol::{
+//!         MemCgroup,
+//!         RcuMemCgroup, //
+//!     },
 //!     page::Page,
 //!     prelude::*,
 //!     shrinker::*,
@@ -65,7 +68,7 @@
 //!             self.page.nid()
 //!         }
 //!
-//!         fn memcg<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a MemCgroup> {
+//!         fn memcg<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a RcuMemCgroup> {
 //!             MemCgroup::of_page(&self.page, guard)
 //!         }
 //!     }
@@ -148,7 +151,10 @@ use crate::{
         Result, //
     },
     ffi::c_void,
-    memcontrol::MemCgroup,
+    memcontrol::{
+        MemCgroup,
+        RcuMemCgroup, //
+    },
     page::Page,
     shrinker::{
         ShrinkControl,
@@ -212,7 +218,7 @@ use pin_init::{
 ///         UnregisteredShrinker, //
 ///     }, //
 /// };
-/// # use kernel::{list_lru::{impl_lru_item, LruLinks}, memcontrol::MemCgroup, sync::rcu};
+/// # use kernel::{list_lru::{impl_lru_item, LruLinks}, memcontrol::RcuMemCgroup, sync::rcu};
 /// # #[pin_data]
 /// # struct Item { #[pin] links: LruLinks }
 /// # impl_lru_item! {
@@ -220,7 +226,7 @@ use pin_init::{
 /// #     unsafe impl LruItem for Item {
 /// #         using LruLinks { self.links };
 /// #         fn nid(&self) -> i32 { 0 }
-/// #         fn memcg<'a>(&'a self, _: &'a rcu::Guard) -> Option<&'a MemCgroup> { None }
+/// #         fn memcg<'a>(&'a self, _: &'a rcu::Guard) -> Option<&'a RcuMemCgroup> { None }
 /// #     }
 /// # }
 ///
@@ -353,7 +359,7 @@ pub unsafe trait LruItem: HasLruLinks {
     fn nid(&self) -> i32;
 
     /// The memory cgroup that pays for it.
-    fn memcg<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a MemCgroup>;
+    fn memcg<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a RcuMemCgroup>;
 }
 
 /// Implements [`LruItem`] for a type, given the field that its links are in.
@@ -366,7 +372,10 @@ pub unsafe trait LruItem: HasLruLinks {
 ///         impl_lru_item,
 ///         LruLinks, //
 ///     },
-///     memcontrol::MemCgroup,
+///     memcontrol::{
+///         MemCgroup,
+///         RcuMemCgroup, //
+///     },
 ///     page::Page,
 ///     sync::rcu, //
 /// };
@@ -388,7 +397,7 @@ pub unsafe trait LruItem: HasLruLinks {
 ///             self.page.nid()
 ///         }
 ///
-///         fn memcg<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a MemCgroup> {
+///         fn memcg<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a RcuMemCgroup> {
 ///             MemCgroup::of_page(&self.page, guard)
 ///         }
 ///     }
@@ -527,7 +536,7 @@ impl<T: HasLruLinks> ListLru<T> {
     pub fn count(&self, sc: &ShrinkControl) -> usize {
         // SAFETY: The list is valid by the type invariants, and so are the node and memcg by those
         // of `ShrinkControl`.
-        unsafe { bindings::list_lru_count_one(self.lru.get(), sc.nid(), raw_memcg(sc.memcg())) }
+        unsafe { bindings::list_lru_count_one(self.lru.get(), sc.nid(), sc.raw_memcg()) }
     }
 
     /// Returns the number of items of a NUMA node, whatever their memcg, without taking a lock. 0
@@ -596,7 +605,7 @@ impl<T: HasLruLinks> ListLru<T> {
             bindings::list_lru_walk_one(
                 self.lru.get(),
                 sc.nid(),
-                raw_memcg(sc.memcg()),
+                sc.raw_memcg(),
                 Some(isolate::<T, F>),
                 (&raw mut cb).cast::<c_void>(),
                 nr_to_walk,
@@ -820,8 +829,8 @@ fn nodes() -> impl Iterator<Item = i32> {
 }
 
 #[inline]
-fn raw_memcg(memcg: Option<&MemCgroup>) -> *mut bindings::mem_cgroup {
-    memcg.map_or(ptr::null_mut(), MemCgroup::as_raw)
+fn raw_memcg(memcg: Option<&RcuMemCgroup>) -> *mut bindings::mem_cgroup {
+    memcg.map_or(ptr::null_mut(), RcuMemCgroup::as_raw)
 }
 
 #[inline]
@@ -1682,8 +1691,8 @@ mod tests {
                 0
             }
 
-            fn memcg<'a>(&'a self, _guard: &'a rcu::Guard) -> Option<&'a MemCgroup> {
-                self.memcg.as_deref()
+            fn memcg<'a>(&'a self, _guard: &'a rcu::Guard) -> Option<&'a RcuMemCgroup> {
+                self.memcg.as_deref().map(|memcg| &**memcg)
             }
         }
     }

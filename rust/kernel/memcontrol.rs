@@ -32,24 +32,25 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
+    ops::Deref,
     ptr::{
         self,
         NonNull, //
     }, //
 };
 
-/// A memory cgroup, C's `struct mem_cgroup`.
+/// A memory cgroup, C's `struct mem_cgroup`, which there is a reference to.
 ///
-/// It is reference counted by its css. A `&MemCgroup` may also be kept alive by an RCU read-side
-/// critical section ([`MemCgroup::of_page`]) or by the caller of a callback; turn it into an
-/// [`ARef`] to keep it longer than that.
+/// It is reference counted by its css. A `&MemCgroup` may be turned into an [`ARef`] to keep it.
+/// What is only kept from being freed, by an RCU read-side critical section, is an
+/// [`RcuMemCgroup`]; a [`MemCgroup`] can be used wherever one of these will do.
 ///
 /// A memcg whose cgroup has been removed stays around as long as it is referenced, but what was
 /// charged to it belongs to its parent from then on. So hold references for short.
 ///
 /// # Invariants
 ///
-/// Values of this type are always refcounted by `css_get` and `css_put`.
+/// Values of this type are refcounted by `css_get` and `css_put`, and the count isn't zero.
 ///
 /// # Examples
 ///
@@ -64,8 +65,9 @@ use core::{
 /// /// Allocates a page that whoever owns `mm` pays for.
 /// fn alloc_for(mm: &Mm) -> Result<Page> {
 ///     let memcg = MemCgroup::from_mm(mm);
-///     let page = MemCgroup::with_active(memcg.as_deref(), ||
-///     Page::alloc_page(GFP_KERNEL_ACCOUNT))?;
+///     let page = MemCgroup::with_active(memcg.as_deref(), || {
+///         Page::alloc_page(GFP_KERNEL_ACCOUNT)
+///     })?;
 ///
 ///     let guard = rcu::read_lock();
 ///     if let Some(memcg) = MemCgroup::of_page(&page, &guard) {
@@ -74,20 +76,12 @@ use core::{
 ///     drop(guard);
 ///     Ok(page)
 /// }
-/// # // KUnit runs in a kernel thread, which may lack an mm.
-/// # let mm = current!().mm().map(|mm| ARef::from(&**mm));
-/// # use kernel::sync::aref::ARef;
-/// # if let Some(mm) = mm { alloc_for(&mm)?; }
+/// # // SAFETY: It is static.
+/// # alloc_for(unsafe { Mm::from_raw(&raw const kernel::bindings::init_mm) })?;
 /// # Ok::<(), Error>(())
 /// ```
 #[repr(transparent)]
-pub struct MemCgroup(Opaque<bindings::mem_cgroup>);
-
-// SAFETY: The reference count of a memcg can be changed from any thread.
-unsafe impl Send for MemCgroup {}
-
-// SAFETY: All methods on `MemCgroup` can be called in parallel from several threads.
-unsafe impl Sync for MemCgroup {}
+pub struct MemCgroup(RcuMemCgroup);
 
 // SAFETY: By the type invariants, this type is always refcounted.
 unsafe impl AlwaysRefCounted for MemCgroup {
@@ -104,18 +98,31 @@ unsafe impl AlwaysRefCounted for MemCgroup {
     }
 }
 
-impl MemCgroup {
-    /// Returns a raw pointer to the `struct mem_cgroup`.
-    #[inline]
-    pub fn as_raw(&self) -> *mut bindings::mem_cgroup {
-        self.0.get()
-    }
+impl Deref for MemCgroup {
+    type Target = RcuMemCgroup;
 
+    #[inline]
+    fn deref(&self) -> &RcuMemCgroup {
+        &self.0
+    }
+}
+
+impl MemCgroup {
     /// Borrows a memcg by a raw pointer, [`None`] if that is null.
     ///
     /// # Safety
     ///
-    /// `ptr` must be null or point at a memcg that isn't freed for the duration of `'a`.
+    /// `ptr` must be null or point at a memcg that somebody has a reference to for the duration of
+    /// `'a`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::memcontrol::MemCgroup;
+    ///
+    /// // SAFETY: It is null.
+    /// assert!(unsafe { MemCgroup::from_raw(core::ptr::null_mut()) }.is_none());
+    /// ```
     #[inline]
     pub unsafe fn from_raw<'a>(ptr: *mut bindings::mem_cgroup) -> Option<&'a MemCgroup> {
         // SAFETY: By the requirements of this function, and because the layouts are the same due to
@@ -129,6 +136,23 @@ impl MemCgroup {
     /// is in none of its own.
     ///
     /// C: `get_mem_cgroup_from_mm`. Doesn't sleep.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     memcontrol::MemCgroup,
+    ///     mm::Mm, //
+    /// };
+    ///
+    /// /// Whether the same memcg pays for both.
+    /// fn same_payer(mm: &Mm, other: &Mm) -> bool {
+    ///     MemCgroup::from_mm(mm) == MemCgroup::from_mm(other)
+    /// }
+    /// # // SAFETY: It is static.
+    /// # let mm = unsafe { Mm::from_raw(&raw const kernel::bindings::init_mm) };
+    /// # assert!(same_payer(mm, mm));
+    /// ```
     #[inline]
     pub fn from_mm(mm: &Mm) -> Option<ARef<MemCgroup>> {
         // SAFETY: The pointer is valid since `mm` is a reference.
@@ -141,17 +165,41 @@ impl MemCgroup {
     /// Looks up the memcg that a page is charged to.
     ///
     /// [`None`] if the page is charged to nobody: it was allocated without `__GFP_ACCOUNT`, or for
-    /// somebody in the root cgroup, or memory cgroups are off.
+    /// somebody in the root cgroup, or memory cgroups are off. Of a folio, ask for the first page:
+    /// the others are charged to nobody.
     ///
     /// The answer holds for the length of the RCU read-side critical section only: when the cgroup
     /// is removed, the page goes to its parent. Look it up each time, don't keep it.
     ///
     /// C: `page_memcg_check`. Doesn't sleep.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     memcontrol::MemCgroup,
+    ///     page::Page,
+    ///     sync::{
+    ///         aref::ARef,
+    ///         rcu, //
+    ///     }, //
+    /// };
+    ///
+    /// /// Who pays for a page, to be kept beyond the look-up.
+    /// fn payer(page: &Page) -> Option<ARef<MemCgroup>> {
+    ///     MemCgroup::of_page(page, &rcu::read_lock())?.try_get()
+    /// }
+    ///
+    /// let page = Page::alloc_page(GFP_KERNEL)?;
+    /// // It was allocated without `__GFP_ACCOUNT`.
+    /// assert!(payer(&page).is_none());
+    /// # Ok::<(), Error>(())
+    /// ```
     #[inline]
-    pub fn of_page<'rcu>(page: &Page, _guard: &'rcu rcu::Guard) -> Option<&'rcu MemCgroup> {
+    pub fn of_page<'rcu>(page: &Page, _guard: &'rcu rcu::Guard) -> Option<&'rcu RcuMemCgroup> {
         // SAFETY: The page is valid. A memcg that it is charged to isn't freed before a grace
         // period has passed, and `_guard` keeps that from happening for the duration of `'rcu`.
-        unsafe { MemCgroup::from_raw(bindings::page_memcg_check(page.as_ptr())) }
+        unsafe { RcuMemCgroup::from_raw(bindings::page_memcg_check(page.as_ptr())) }
     }
 
     /// Gets the memcg that the memory of an object is charged to, if it is to any.
@@ -161,31 +209,24 @@ impl MemCgroup {
     /// # Safety
     ///
     /// `object` must point into memory from `kmalloc`.
+    // Not generic and not inlined: the C function isn't exported to modules.
     #[cfg(CONFIG_MEMCG)]
+    #[inline(never)]
     pub(crate) unsafe fn of_object(object: *const c_void) -> Option<ARef<MemCgroup>> {
         let _guard = rcu::read_lock();
 
         loop {
-            // SAFETY: By the requirements of this function; it is looked up under RCU.
-            let memcg = NonNull::new(unsafe { bindings::mem_cgroup_from_virt(object.cast_mut()) })?;
+            // SAFETY: By the requirements of this function; it is looked up under RCU, so that it
+            // isn't freed as long as `_guard` exists.
+            let memcg = unsafe {
+                RcuMemCgroup::from_raw(bindings::mem_cgroup_from_virt(object.cast_mut()))
+            }?;
 
             // One that can't be had any more is going away. Its parent takes its place.
-            // SAFETY: It isn't freed as long as `_guard` exists.
-            if unsafe { bindings::mem_cgroup_tryget(memcg.as_ptr()) } {
-                // SAFETY: There is a reference now, which is handed over.
-                return Some(unsafe { ARef::from_raw(memcg.cast()) });
+            if let Some(memcg) = memcg.try_get() {
+                return Some(memcg);
             }
         }
-    }
-
-    /// Returns the number by which userspace knows this memcg: the inode number of its cgroup's
-    /// directory. For reports only.
-    ///
-    /// C: `mem_cgroup_id`.
-    #[inline]
-    pub fn id(&self) -> u64 {
-        // SAFETY: The pointer is valid since self is a reference.
-        unsafe { bindings::mem_cgroup_id(self.as_raw()) }
     }
 
     /// Runs `f` while all `__GFP_ACCOUNT` allocations of this task are charged to `memcg`.
@@ -193,7 +234,7 @@ impl MemCgroup {
     /// With [`None`], they are charged to the task itself, as they are outside of any such scope.
     /// Scopes nest: the memcg that was active before is active again afterwards.
     ///
-    /// C: `set_active_memcg`.
+    /// C: `set_active_memcg`. Doesn't sleep; `f` may.
     ///
     /// # Examples
     ///
@@ -230,9 +271,127 @@ impl PartialEq for MemCgroup {
 
 impl Eq for MemCgroup {}
 
+/// A memory cgroup that isn't freed as long as this is borrowed, most often because of RCU.
+///
+/// The last reference to it may be gone, so that none can be added: ask for one by
+/// [`RcuMemCgroup::try_get`]. It is enough to find the list that an item is in.
+///
+/// # Examples
+///
+/// See [`MemCgroup::of_page`].
+///
+/// # Invariants
+///
+/// The memcg isn't freed as long as it is borrowed.
+#[repr(transparent)]
+pub struct RcuMemCgroup(Opaque<bindings::mem_cgroup>);
+
+// SAFETY: The reference count of a memcg can be changed from any thread.
+unsafe impl Send for RcuMemCgroup {}
+
+// SAFETY: All methods on `RcuMemCgroup` can be called in parallel from several threads.
+unsafe impl Sync for RcuMemCgroup {}
+
+impl RcuMemCgroup {
+    /// Returns a raw pointer to the `struct mem_cgroup`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::memcontrol::{
+    ///     MemCgroup,
+    ///     RcuMemCgroup, //
+    /// };
+    ///
+    /// fn is_same(memcg: &RcuMemCgroup, payer: &MemCgroup) -> bool {
+    ///     memcg.as_raw() == payer.as_raw()
+    /// }
+    /// # use kernel::mm::Mm;
+    /// # // SAFETY: It is static.
+    /// # let mm = unsafe { Mm::from_raw(&raw const kernel::bindings::init_mm) };
+    /// # if let Some(memcg) = MemCgroup::from_mm(mm) { assert!(is_same(&memcg, &memcg)); }
+    /// ```
+    #[inline]
+    pub fn as_raw(&self) -> *mut bindings::mem_cgroup {
+        self.0.get()
+    }
+
+    /// Borrows a memcg by a raw pointer, [`None`] if that is null.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be null or point at a memcg that isn't freed for the duration of `'a`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::memcontrol::RcuMemCgroup;
+    ///
+    /// // SAFETY: It is null.
+    /// assert!(unsafe { RcuMemCgroup::from_raw(core::ptr::null_mut()) }.is_none());
+    /// ```
+    #[inline]
+    pub unsafe fn from_raw<'a>(ptr: *mut bindings::mem_cgroup) -> Option<&'a RcuMemCgroup> {
+        // SAFETY: By the requirements of this function, and because the layouts are the same due to
+        // `repr(transparent)`.
+        unsafe { ptr.cast::<RcuMemCgroup>().as_ref() }
+    }
+
+    /// Gets a reference, [`None`] if the last one is gone already. Then its parent has taken its
+    /// place: whoever looked it up can do so again.
+    ///
+    /// C: `mem_cgroup_tryget`. Doesn't sleep.
+    ///
+    /// # Examples
+    ///
+    /// See [`MemCgroup::of_page`].
+    #[inline]
+    pub fn try_get(&self) -> Option<ARef<MemCgroup>> {
+        // SAFETY: By the type invariants, it isn't freed.
+        if !unsafe { bindings::mem_cgroup_tryget(self.as_raw()) } {
+            return None;
+        }
+        // SAFETY: There is a reference now, which is handed over. The layouts are the same due to
+        // `repr(transparent)`.
+        Some(unsafe { ARef::from_raw(NonNull::from(self).cast()) })
+    }
+
+    /// Returns the number by which userspace knows this memcg: the inode number of its cgroup's
+    /// directory. For reports only.
+    ///
+    /// C: `mem_cgroup_id`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     memcontrol::MemCgroup,
+    ///     mm::Mm, //
+    /// };
+    ///
+    /// fn report(mm: &Mm) {
+    ///     if let Some(memcg) = MemCgroup::from_mm(mm) {
+    ///         pr_info!("memcg {} pays\n", memcg.id());
+    /// #       assert!(memcg.id() != 0);
+    ///     }
+    /// }
+    /// # // SAFETY: It is static.
+    /// # report(unsafe { Mm::from_raw(&raw const kernel::bindings::init_mm) });
+    /// ```
+    #[inline]
+    pub fn id(&self) -> u64 {
+        // SAFETY: By the type invariants, it isn't freed.
+        unsafe { bindings::mem_cgroup_id(self.as_raw()) }
+    }
+}
+
 /// The scope in which a memcg other than the task's own is charged.
 ///
 /// [`MemCgroup::with_active`] is the safe way to have one. Use this where a closure can't be.
+///
+/// # Examples
+///
+/// See [`ActiveMemcg::new`].
 ///
 /// # Invariants
 ///
@@ -265,16 +424,18 @@ impl<'a> ActiveMemcg<'a> {
     ///     page::Page, //
     /// };
     ///
-    /// fn alloc(payer: &MemCgroup) -> Result<Page> {
+    /// fn alloc(payer: Option<&MemCgroup>) -> Result<Page> {
     ///     // SAFETY: It is dropped when this function returns, and isn't moved.
-    ///     let _scope = unsafe { ActiveMemcg::new(Some(payer)) };
+    ///     let _scope = unsafe { ActiveMemcg::new(payer) };
     ///
     ///     Ok(Page::alloc_page(GFP_KERNEL_ACCOUNT)?)
     /// }
+    /// # alloc(None)?;
+    /// # Ok::<(), Error>(())
     /// ```
     #[inline]
     pub unsafe fn new(memcg: Option<&'a MemCgroup>) -> Self {
-        let memcg = memcg.map_or(ptr::null_mut(), MemCgroup::as_raw);
+        let memcg = memcg.map_or(ptr::null_mut(), |memcg| memcg.as_raw());
 
         Self {
             // SAFETY: `memcg` is null, or valid until the scope ends.
@@ -305,6 +466,17 @@ pub(crate) mod tests {
     pub(crate) fn root() -> Option<ARef<MemCgroup>> {
         // SAFETY: `init_mm` is static.
         MemCgroup::from_mm(unsafe { Mm::from_raw(&raw const bindings::init_mm) })
+    }
+
+    #[test]
+    fn references() {
+        let Some(root) = root() else { return };
+        let again = root.try_get();
+
+        assert!(again.as_deref() == Some(&*root));
+        assert_eq!(again.map(|memcg| memcg.id()), Some(root.id()));
+        // SAFETY: It is null.
+        assert!(unsafe { RcuMemCgroup::from_raw(ptr::null_mut()) }.is_none());
     }
 
     /// Which memcg is active, found out by replacing it for a moment.

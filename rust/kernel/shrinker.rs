@@ -498,7 +498,7 @@ unsafe extern "C" fn scan_objects<T: Shrinker>(
 /// # Invariants
 ///
 /// - `nid` is a possible NUMA node.
-/// - `memcg` is null or a memcg that stays valid as long as this is borrowed.
+/// - `memcg` is null or a memcg that there is a reference to as long as this is borrowed.
 #[repr(transparent)]
 pub struct ShrinkControl(Opaque<bindings::shrink_control>);
 
@@ -571,8 +571,8 @@ impl ShrinkControl {
     /// kept beyond the callback as an [`ARef`](crate::sync::aref::ARef).
     #[inline]
     pub fn memcg(&self) -> Option<&MemCgroup> {
-        // SAFETY: By the type invariants.
-        unsafe { MemCgroup::from_raw((*self.0.get()).memcg) }
+        // SAFETY: By the type invariants, the core has a reference to it.
+        unsafe { MemCgroup::from_raw(self.raw_memcg()) }
     }
 
     /// Whether the allocation that is waiting allows to call into file systems (`__GFP_FS`).
@@ -590,6 +590,12 @@ impl ShrinkControl {
     #[inline]
     pub fn io_allowed(&self) -> bool {
         self.gfp() & bindings::__GFP_IO != 0
+    }
+
+    #[inline]
+    pub(crate) fn raw_memcg(&self) -> *mut bindings::mem_cgroup {
+        // SAFETY: The pointer is valid since self is a reference.
+        unsafe { (*self.0.get()).memcg }
     }
 
     #[inline]
@@ -767,7 +773,7 @@ pub fn account_reclaimed_pages(n: usize) {
 ///
 /// # Invariants
 ///
-/// `sc` fulfils the invariants of [`ShrinkControl`]; its memcg is null or valid for `'a`.
+/// `sc` fulfils the invariants of [`ShrinkControl`]; its memcg is null or borrowed for `'a`.
 #[cfg(CONFIG_KUNIT)]
 pub struct TestControl<'a> {
     sc: ShrinkControl,
@@ -808,8 +814,8 @@ impl<'a> TestControl<'a> {
 
     /// Asks for objects of a memcg.
     pub fn with_memcg(mut self, memcg: Option<&'a MemCgroup>) -> Self {
-        // INVARIANT: It is valid for `'a`.
-        self.raw().memcg = memcg.map_or(ptr::null_mut(), MemCgroup::as_raw);
+        // INVARIANT: It is borrowed for `'a`.
+        self.raw().memcg = memcg.map_or(ptr::null_mut(), |memcg| memcg.as_raw());
         self
     }
 

@@ -139,8 +139,9 @@ impl Area {
             for _ in 0..count {
                 let page = Page::alloc_page(page_flags())?;
                 // All pages are charged to the same memcg, unless it is going away just now.
-                let usual =
-                    memcg.is_some() && MemCgroup::of_page(&page, &rcu::read_lock()) == memcg;
+                let usual = memcg.is_some_and(|memcg| {
+                    MemCgroup::of_page(&page, &rcu::read_lock()) == Some(&**memcg)
+                });
                 if !usual || !has_heads {
                     self.lru.alloc_heads_for_page(&page, GFP_KERNEL)?;
                     has_heads = usual;

@@ -48,7 +48,7 @@ use core::{
 
 use kernel::{
     list_lru::{ListLru, LruLinks},
-    memcontrol::MemCgroup,
+    memcontrol::{MemCgroup, RcuMemCgroup},
     page::{BorrowedPage, Page, PageBatch},
     prelude::*,
     sync::{
@@ -104,7 +104,7 @@ kernel::list_lru::impl_lru_item! {
             self.page().map_or(0, |page| page.nid())
         }
 
-        fn memcg<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a MemCgroup> {
+        fn memcg<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a RcuMemCgroup> {
             MemCgroup::of_page(&*self.page()?, guard)
         }
     }
