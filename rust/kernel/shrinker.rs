@@ -26,7 +26,8 @@
 //! callbacks borrow it, possibly many at a time, and dropping the [`Registration`] drops it: once,
 //! and last, when the callbacks have returned and no further ones can come. As the code of the
 //! callbacks is in the same module as the owner of the [`Registration`], it can't be unloaded
-//! before that either.
+//! before that either. (A [`Registration`] that is leaked stays registered: as with any other
+//! registration, a module that can be unloaded must not do that.)
 //!
 //! # Examples
 //!
@@ -161,12 +162,13 @@ impl_flags!(
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
     pub struct Flags(u32);
 
-    /// One thing that a shrinker is able to do.
+    /// One thing that a shrinker is able to do. See [`Flags`] for an example.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum Flag {
         /// It looks at the objects of one NUMA node only: [`ShrinkControl::nid`].
         ///
-        /// Without this flag, a shrinker has to look at the objects of all nodes each time.
+        /// Without this flag, a shrinker has to look at the objects of all nodes each time, and
+        /// what is put off is counted in one sum for all of them.
         NumaAware = bindings::SHRINKER_NUMA_AWARE,
 
         /// It looks at the objects of one memory cgroup only: [`ShrinkControl::memcg`].
@@ -232,10 +234,15 @@ impl Default for Options {
 ///
 /// [`ListLru`]: crate::list_lru::ListLru
 ///
+/// # Examples
+///
+/// See the [module](self) and [`UnregisteredShrinker::alloc`].
+///
 /// # Invariants
 ///
 /// The pointer is to a `struct shrinker` from `shrinker_alloc`, which this value owns, and which
 /// has neither been registered nor freed.
+#[must_use = "the shrinker is freed when this is dropped"]
 pub struct UnregisteredShrinker(NonNull<bindings::shrinker>);
 
 // SAFETY: A shrinker may be registered and freed by another thread than the one that allocated it.
@@ -248,7 +255,7 @@ impl UnregisteredShrinker {
     /// Allocates a shrinker.
     ///
     /// `name` is what it is called in `/sys/kernel/debug/shrinker/`, where a number is added to it.
-    /// (C cuts it off somewhere above 100 bytes.)
+    /// (C cuts it off somewhere above 100 bytes, and leaves a name with slashes out.)
     ///
     /// C: `shrinker_alloc`; then `seeks` and `batch` are set.
     ///
@@ -316,6 +323,25 @@ impl UnregisteredShrinker {
     /// a [`ListLru`] made over it has one list for all memcgs.
     ///
     /// [`ListLru`]: crate::list_lru::ListLru
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::shrinker::{
+    ///     Flag,
+    ///     Options,
+    ///     UnregisteredShrinker, //
+    /// };
+    ///
+    /// let options = Options {
+    ///     flags: Flag::NumaAware.into(),
+    ///     ..Options::default()
+    /// };
+    /// let shrinker = UnregisteredShrinker::alloc(fmt!("example"), options)?;
+    /// // Nobody asked for it.
+    /// assert!(!shrinker.is_memcg_aware());
+    /// # Ok::<(), Error>(())
+    /// ```
     #[inline]
     pub fn is_memcg_aware(&self) -> bool {
         // SAFETY: The shrinker is valid by the type invariants, and its flags don't change before
@@ -326,6 +352,20 @@ impl UnregisteredShrinker {
     }
 
     /// Returns the pointer to the `struct shrinker`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::shrinker::{
+    ///     Options,
+    ///     UnregisteredShrinker, //
+    /// };
+    ///
+    /// let shrinker = UnregisteredShrinker::alloc(fmt!("example"), Options::default())?;
+    /// // SAFETY: The shrinker is valid, and isn't registered yet.
+    /// assert_eq!(unsafe { (*shrinker.as_raw()).seeks }, 2);
+    /// # Ok::<(), Error>(())
+    /// ```
     #[inline]
     pub fn as_raw(&self) -> *mut bindings::shrinker {
         self.0.as_ptr()
@@ -336,12 +376,17 @@ impl UnregisteredShrinker {
     /// This sets the callbacks and the private data, which are the only fields that are left to be
     /// set, and then calls C's `shrinker_register`, which can't fail.
     ///
-    /// `ctx` must be a pointer to something. What has no size, such as `()`, is refused at compile
-    /// time: a shrinker without a context could only work on global variables.
+    /// `ctx` must be a pointer to something. What has no size, such as `()` and any other type that
+    /// holds no pointer, is refused at compile time: a shrinker without a context could only work
+    /// on global variables. (A pointer to something without size, such as a `KBox<()>`, is fine.)
     ///
     /// # Context
     ///
     /// May sleep.
+    ///
+    /// # Examples
+    ///
+    /// See the [module](self).
     pub fn register<T: Shrinker>(self, ctx: T::Context) -> Registration<T> {
         const_assert!(
             size_of::<T::Context>() != 0,
@@ -385,10 +430,15 @@ impl Drop for UnregisteredShrinker {
 /// ones from coming, and then drops the context. It may sleep; it must not be done by a callback of
 /// the same shrinker, or while holding a lock that a callback waits for.
 ///
+/// # Examples
+///
+/// See the [module](self).
+///
 /// # Invariants
 ///
 /// - `shrinker` is a registered shrinker, which this value owns.
 /// - Its callbacks are those of `T`, and its `private_data` is from `T::Context::into_foreign`.
+#[must_use = "the shrinker is unregistered when this is dropped"]
 pub struct Registration<T: Shrinker> {
     shrinker: NonNull<bindings::shrinker>,
     _ctx: PhantomData<T::Context>,
@@ -402,6 +452,44 @@ unsafe impl<T: Shrinker> Sync for Registration<T> {}
 
 impl<T: Shrinker> Registration<T> {
     /// Borrows the context, as the callbacks do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     shrinker::*,
+    ///     sync::atomic::{
+    ///         Atomic,
+    ///         Relaxed, //
+    ///     }, //
+    /// };
+    ///
+    /// struct Spare(Atomic<usize>);
+    ///
+    /// #[vtable]
+    /// impl Shrinker for Spare {
+    ///     // Nobody but the registration needs it.
+    ///     type Context = KBox<Spare>;
+    ///
+    ///     fn count_callback(spare: &Spare, _sc: &ShrinkControl) -> Count {
+    ///         Count::from_items(spare.0.load(Relaxed))
+    ///     }
+    ///
+    ///     fn scan_callback(spare: &Spare, sc: &mut ShrinkControl) -> Scan {
+    ///         let n = spare.0.load(Relaxed).min(sc.nr_to_scan());
+    ///         spare.0.fetch_sub(n, Relaxed);
+    ///         Scan::freed(n)
+    ///     }
+    /// }
+    ///
+    /// let shrinker = UnregisteredShrinker::alloc(fmt!("example-spare"), Options::default())?;
+    /// let registration: Registration<Spare> =
+    ///     shrinker.register(KBox::new(Spare(Atomic::new(0)), GFP_KERNEL)?);
+    ///
+    /// registration.context().0.fetch_add(1, Relaxed);
+    /// # assert!(registration.context().0.load(Relaxed) <= 1);
+    /// # Ok::<(), Error>(())
+    /// ```
     #[inline]
     pub fn context(&self) -> <T::Context as ForeignOwnable>::Borrowed<'_> {
         // SAFETY: By the type invariants `private_data` is from `into_foreign`; it is taken back
@@ -431,6 +519,8 @@ impl<T: Shrinker> Drop for Registration<T> {
 /// [`ShrinkControl::io_allowed`], and any lock held elsewhere during an allocation mustn't be
 /// waited for. (Lockdep knows about that and checks it, if the callbacks are called at all during
 /// the test. Debugfs can be told to do so.)
+///
+/// C: `struct shrinker`.
 #[vtable]
 pub trait Shrinker: Sized {
     /// What the callbacks work on, C's `private_data`: a pointer to it that owns it or shares in
@@ -443,6 +533,8 @@ pub trait Shrinker: Sized {
     /// It is called often, and should be quick. It needs not be exact, nor heed
     /// [`ShrinkControl::fs_allowed`]: that is for [`Shrinker::scan_callback`] to do, and what can't
     /// be done now is asked for later.
+    ///
+    /// C: `count_objects`.
     fn count_callback(
         ctx: <Self::Context as ForeignOwnable>::Borrowed<'_>,
         sc: &ShrinkControl,
@@ -454,6 +546,8 @@ pub trait Shrinker: Sized {
     /// until that many were scanned or it says [`Scan::STOP`]. The core takes it that it did look
     /// at `nr_to_scan` objects; if those were fewer or more, it is to be told by
     /// [`ShrinkControl::set_nr_scanned`].
+    ///
+    /// C: `scan_objects`.
     fn scan_callback(
         ctx: <Self::Context as ForeignOwnable>::Borrowed<'_>,
         sc: &mut ShrinkControl,
@@ -495,6 +589,42 @@ unsafe extern "C" fn scan_objects<T: Shrinker>(
 ///
 /// It belongs to the core, which lends it to the callbacks.
 ///
+/// # Examples
+///
+/// ```
+/// use kernel::shrinker::{
+///     Scan,
+///     ShrinkControl, //
+/// };
+///
+/// /// Frees objects by `free`, which must not be called on behalf of file systems and IO. An
+/// /// object is as much work as four of those that others have.
+/// fn scan(sc: &mut ShrinkControl, free: impl Fn(i32, usize) -> usize) -> Scan {
+///     if !sc.fs_allowed() || !sc.io_allowed() {
+///         return Scan::STOP;
+///     }
+///     let freed = free(sc.nid(), sc.nr_to_scan());
+///     sc.set_nr_scanned(4 * sc.nr_scanned());
+///     Scan::freed(freed)
+/// }
+/// # use kernel::shrinker::*;
+/// # struct S;
+/// # #[vtable]
+/// # impl Shrinker for S {
+/// #     type Context = KBox<usize>;
+/// #     fn count_callback(_: &usize, sc: &ShrinkControl) -> Count {
+/// #         assert!(sc.memcg().is_none());
+/// #         Count::EMPTY
+/// #     }
+/// #     fn scan_callback(n: &usize, sc: &mut ShrinkControl) -> Scan { scan(sc, |_, _| *n) }
+/// # }
+/// # let mut sc = TestControl::new(8);
+/// # assert_eq!(sc.scan::<S>(&3), Scan::freed(3));
+/// # assert_eq!(sc.nr_scanned(), 32);
+/// # assert_eq!(sc.noio().scan::<S>(&3), Scan::STOP);
+/// # assert_eq!(S::count_callback(&3, &TestControl::new(8)), Count::EMPTY);
+/// ```
+///
 /// # Invariants
 ///
 /// - `nid` is a possible NUMA node.
@@ -503,7 +633,21 @@ unsafe extern "C" fn scan_objects<T: Shrinker>(
 pub struct ShrinkControl(Opaque<bindings::shrink_control>);
 
 impl ShrinkControl {
-    /// Borrows a `struct shrink_control`.
+    /// Borrows a `struct shrink_control`, for callbacks in C that hand it on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     bindings,
+    ///     shrinker::ShrinkControl, //
+    /// };
+    ///
+    /// let mut raw: bindings::shrink_control = pin_init::zeroed();
+    /// raw.nr_to_scan = 5;
+    /// // SAFETY: There is a node 0, and null is a valid memcg.
+    /// assert_eq!(unsafe { ShrinkControl::from_raw(&raw) }.nr_to_scan(), 5);
+    /// ```
     ///
     /// # Safety
     ///
@@ -518,6 +662,20 @@ impl ShrinkControl {
 
     /// Borrows a `struct shrink_control` that may be changed.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     bindings,
+    ///     shrinker::ShrinkControl, //
+    /// };
+    ///
+    /// let mut raw: bindings::shrink_control = pin_init::zeroed();
+    /// // SAFETY: There is a node 0, and null is a valid memcg. There is no other reference.
+    /// unsafe { ShrinkControl::from_raw_mut(&mut raw) }.set_nr_scanned(7);
+    /// assert_eq!(raw.nr_scanned, 7);
+    /// ```
+    ///
     /// # Safety
     ///
     /// - As for [`ShrinkControl::from_raw`], and `'a` has the only access to it.
@@ -531,6 +689,7 @@ impl ShrinkControl {
 
     /// Returns how many objects [`Shrinker::scan_callback`] should look at. Means nothing to
     /// [`Shrinker::count_callback`].
+    /// The [type](ShrinkControl) has an example.
     #[inline]
     pub fn nr_to_scan(&self) -> usize {
         // SAFETY: The pointer is valid since self is a reference.
@@ -539,6 +698,7 @@ impl ShrinkControl {
 
     /// Returns how many objects are taken to have been scanned: before each call of
     /// [`Shrinker::scan_callback`], the core makes it [`ShrinkControl::nr_to_scan`].
+    /// The [type](ShrinkControl) has an example.
     #[inline]
     pub fn nr_scanned(&self) -> usize {
         // SAFETY: The pointer is valid since self is a reference.
@@ -547,9 +707,11 @@ impl ShrinkControl {
 
     /// Says how many objects were really scanned.
     ///
-    /// Any number is right. More than [`ShrinkControl::nr_to_scan`] lowers the work that is left by
-    /// that much, and 0 leaves it as it was, so that a callback that goes on answering 0 is called
-    /// for ever: say [`Scan::STOP`] if nothing could be looked at.
+    /// Any number may be said. More than [`ShrinkControl::nr_to_scan`] lowers the work that is left
+    /// by that much, and 0 leaves it as it was, so that a callback that goes on answering 0 is
+    /// called for ever: say [`Scan::STOP`] if nothing could be looked at. (To the core, it is a
+    /// `long`. What is greater than [`isize::MAX`] is negative there, and adds to the work.) The
+    /// [type](ShrinkControl) has an example.
     #[inline]
     pub fn set_nr_scanned(&mut self, nr: usize) {
         // SAFETY: The pointer is valid since self is a reference, and this is the only one.
@@ -558,6 +720,7 @@ impl ShrinkControl {
 
     /// Returns the NUMA node that is short of memory. It means nothing if the shrinker isn't
     /// [aware](Flag::NumaAware) of nodes.
+    /// The [type](ShrinkControl) has an example.
     #[inline]
     pub fn nid(&self) -> i32 {
         // SAFETY: The pointer is valid since self is a reference.
@@ -569,6 +732,7 @@ impl ShrinkControl {
     /// If there is none, or if it is the root memcg, then all memory is short. It means nothing if
     /// the shrinker isn't [aware](UnregisteredShrinker::is_memcg_aware) of memcgs. The memcg may be
     /// kept beyond the callback as an [`ARef`](crate::sync::aref::ARef).
+    /// The [type](ShrinkControl) has an example.
     #[inline]
     pub fn memcg(&self) -> Option<&MemCgroup> {
         // SAFETY: By the type invariants, the core has a reference to it.
@@ -578,6 +742,7 @@ impl ShrinkControl {
     /// Whether the allocation that is waiting allows to call into file systems (`__GFP_FS`).
     ///
     /// If it doesn't, the task may hold locks of one, and must not wait for any.
+    /// The [type](ShrinkControl) has an example.
     #[inline]
     pub fn fs_allowed(&self) -> bool {
         self.gfp() & bindings::__GFP_FS != 0
@@ -587,6 +752,7 @@ impl ShrinkControl {
     ///
     /// If it doesn't, it may itself be a part of IO, which must not wait for other IO. If it does,
     /// file systems may still be off limits: [`ShrinkControl::fs_allowed`].
+    /// The [type](ShrinkControl) has an example.
     #[inline]
     pub fn io_allowed(&self) -> bool {
         self.gfp() & bindings::__GFP_IO != 0
@@ -612,8 +778,7 @@ impl ShrinkControl {
 ///
 /// # Invariants
 ///
-/// It is C's `SHRINK_EMPTY`, or not greater than [`isize::MAX`]: the core calculates with it as a
-/// `long`.
+/// It is C's `SHRINK_EMPTY`, or not greater than [`Count::MAX`].
 ///
 /// # Examples
 ///
@@ -625,7 +790,7 @@ impl ShrinkControl {
 ///
 /// assert_eq!(Count::new(12), Some(Count::from_items(12)));
 /// assert_eq!(Count::new(0), None);
-/// assert_eq!(Count::new(usize::MAX), None);
+/// assert_eq!(Count::new(Count::MAX + 1), None);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
@@ -646,24 +811,30 @@ impl Count {
     /// C: 0.
     pub const NOT_NOW: Self = Self(0);
 
+    /// The greatest number that can be said. The core calculates with twice as much, in a `long`;
+    /// what is beyond that would become negative there, and stay so.
+    pub const MAX: usize = isize::MAX as usize / 2;
+
     /// There are `n` objects.
     ///
     /// [`None`] if `n` is 0, for which the caller has to choose between [`Count::EMPTY`] and
-    /// [`Count::NOT_NOW`], or if it is greater than [`isize::MAX`].
+    /// [`Count::NOT_NOW`], or if it is greater than [`Count::MAX`]. The [type](Count) has an
+    /// example.
     #[inline]
     pub const fn new(n: usize) -> Option<Self> {
         // INVARIANT: It is checked.
-        if n == 0 || n > isize::MAX as usize {
+        if n == 0 || n > Self::MAX {
             None
         } else {
             Some(Self(n))
         }
     }
 
-    /// There are `n` objects: [`Count::EMPTY`] if that is 0, as all lists want it.
+    /// There are `n` objects: [`Count::EMPTY`] if that is 0, as all lists want it. The
+    /// [type](Count) has an example.
     ///
-    /// There can't be more than [`isize::MAX`] of anything in memory. If `n` says so, it can't be
-    /// told how many there are: that is [`Count::NOT_NOW`], after a warning.
+    /// There can't be more than [`Count::MAX`] objects of two bytes or more in memory. If `n` says
+    /// so, it can't be told how many there are: that is [`Count::NOT_NOW`], after a warning.
     #[inline]
     pub fn from_items(n: usize) -> Self {
         if n == 0 {
@@ -679,7 +850,7 @@ impl Count {
 ///
 /// # Invariants
 ///
-/// It is C's `SHRINK_STOP`, or not greater than [`isize::MAX`].
+/// It isn't C's `SHRINK_EMPTY`, which is an answer to another question.
 ///
 /// # Examples
 ///
@@ -688,6 +859,9 @@ impl Count {
 ///
 /// assert_eq!(Scan::new(0), Some(Scan::freed(0)));
 /// assert_ne!(Scan::freed(0), Scan::STOP);
+/// // Any number below C's two special ones.
+/// assert_eq!(Scan::new(usize::MAX - 2), Some(Scan::freed(usize::MAX - 2)));
+/// assert_eq!(Scan::new(usize::MAX - 1), None);
 /// assert_eq!(Scan::new(usize::MAX), None);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -700,21 +874,22 @@ impl Scan {
     /// C: `SHRINK_STOP`.
     pub const STOP: Self = Self(bindings::SHRINK_STOP as c_ulong);
 
-    /// `n` objects were freed. [`None`] if that is greater than [`isize::MAX`].
+    /// `n` objects were freed. [`None`] if that is one of the numbers that C gives a meaning of
+    /// their own: `SHRINK_STOP` and `SHRINK_EMPTY`. The [type](Scan) has an example.
     #[inline]
     pub const fn new(n: usize) -> Option<Self> {
         // INVARIANT: It is checked.
-        if n > isize::MAX as usize {
+        if n >= bindings::SHRINK_EMPTY as c_ulong {
             None
         } else {
             Some(Self(n))
         }
     }
 
-    /// `n` objects were freed.
+    /// `n` objects were freed. The [type](Scan) has an example.
     ///
-    /// There can't be more than [`isize::MAX`] of anything in memory. Should `n` say so, then the
-    /// callback isn't called again ([`Scan::STOP`]), after a warning.
+    /// No memory has as many objects as the numbers that [`Scan::new`] refuses. Should `n` say so,
+    /// then the callback isn't called again ([`Scan::STOP`]), after a warning.
     #[inline]
     pub fn freed(n: usize) -> Self {
         let scan = Self::new(n);
@@ -768,8 +943,14 @@ pub fn account_reclaimed_pages(n: usize) {
 ///
 /// assert_eq!((sc.nr_to_scan(), sc.nr_scanned()), (128, 128));
 /// assert!(sc.io_allowed() && !sc.fs_allowed());
+/// assert!(!TestControl::new(1).noio().io_allowed());
 /// assert!(TestControl::new(1).with_nid(-1).is_err());
+/// assert_eq!(TestControl::new(1).with_nid(0)?.nid(), 0);
+/// assert!(TestControl::new(1).with_memcg(None).memcg().is_none());
+/// # Ok::<(), Error>(())
 /// ```
+///
+/// See the [module](self) for [`TestControl::scan`].
 ///
 /// # Invariants
 ///
@@ -782,7 +963,8 @@ pub struct TestControl<'a> {
 
 #[cfg(CONFIG_KUNIT)]
 impl<'a> TestControl<'a> {
-    /// Asks for `nr_to_scan` objects of node 0 and no memcg, for a `GFP_KERNEL` allocation.
+    /// Asks for `nr_to_scan` objects of node 0 and no memcg, for a `GFP_KERNEL` allocation. The
+    /// example of this and the other methods is that of the [type](TestControl).
     pub fn new(nr_to_scan: usize) -> Self {
         // INVARIANT: There always is a node 0.
         Self {
@@ -856,12 +1038,17 @@ impl core::ops::Deref for TestControl<'_> {
 }
 
 // Each of the first eight tests is about one point of the review that the first version of such an
-// abstraction got, in 2024.
+// abstraction got, in 2024. Those named `core_...` have the core call the callbacks.
 #[cfg(CONFIG_RUST_SHRINKER_KUNIT_TEST)]
 #[crate::prelude::kunit_tests(rust_shrinker)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{
+        ffi::{
+            c_char,
+            c_int, //
+        },
+        memcontrol::tests::root,
         prelude::*,
         sync::{
             atomic::{
@@ -869,15 +1056,43 @@ mod tests {
                 Full,
                 Relaxed, //
             },
+            new_mutex,
             Arc,
-            ArcBorrow, //
+            ArcBorrow,
+            Mutex, //
         },
+        task::Pid,
         time::{
             delay::fsleep,
             Delta, //
         },
         workqueue, //
     };
+
+    /// Runs `f`, and returns how many warnings it gave, which aren't shown.
+    pub(crate) fn warnings(f: impl FnOnce()) -> i32 {
+        // SAFETY: There are no requirements.
+        let test = unsafe { bindings::kunit_get_current_test() };
+        // SAFETY: This is a test, and one that suppresses no warnings yet.
+        let suppressed = unsafe { bindings::kunit_start_suppress_warning(test) };
+        f();
+        // SAFETY: It was started above, and stays there until the end of the test.
+        unsafe {
+            bindings::kunit_end_suppress_warning(test, suppressed);
+            bindings::kunit_suppressed_warning_count(suppressed)
+        }
+    }
+
+    /// Marks the test as skipped, to be followed by a return. C: `kunit_mark_skipped`.
+    pub(crate) fn skip(why: &CStr) {
+        // SAFETY: This is a test; its status is its own.
+        let test = unsafe { &mut *bindings::kunit_get_current_test() };
+
+        test.status = bindings::kunit_status_KUNIT_SKIPPED;
+        for (to, from) in test.status_comment.iter_mut().zip(why.to_bytes_with_nul()) {
+            *to = *from as c_char;
+        }
+    }
 
     /// Answers what it is told to.
     struct Mock {
@@ -1026,15 +1241,29 @@ mod tests {
             assert_eq!(call(&registration, |s| s.count_objects.unwrap()).0, raw);
         }
         assert_eq!(Count::new(0), None);
+
+        // Nor does a number become any of them, or another number, without a word.
+        for n in [usize::MAX, usize::MAX - 1, Count::MAX + 1] {
+            assert_eq!(Count::new(n), None);
+            assert_eq!(
+                warnings(|| assert_eq!(Count::from_items(n), Count::NOT_NOW)),
+                1
+            );
+        }
+        assert!(Count::new(Count::MAX).is_some());
         Ok(())
     }
 
     #[test]
     fn point_5_freed_is_not_clamped() -> Result {
-        let most = isize::MAX as usize;
+        let most = usize::MAX - 2;
         let answers = [
             (Scan::STOP, usize::MAX),
             (Scan::freed(0), 0),
+            (
+                Scan::freed(isize::MAX as usize + 1),
+                isize::MAX as usize + 1,
+            ),
             (Scan::freed(most), most),
         ];
         for (scan, raw) in answers {
@@ -1043,11 +1272,10 @@ mod tests {
             let registration = alloc(Flags::empty())?.register(mock);
             assert_eq!(call(&registration, |s| s.scan_objects.unwrap()).0, raw);
         }
-        for n in [usize::MAX, usize::MAX - 1, most + 1] {
+        for n in [usize::MAX, usize::MAX - 1] {
             assert_eq!(Scan::new(n), None);
-            assert_eq!(Count::new(n), None);
+            assert_eq!(warnings(|| assert_eq!(Scan::freed(n), Scan::STOP)), 1);
         }
-        assert!(Count::new(most).is_some());
         Ok(())
     }
 
@@ -1090,7 +1318,7 @@ mod tests {
         // SAFETY: The shrinker is registered.
         unsafe { bindings::refcount_inc(&raw mut (*raw).refcount) };
 
-        workqueue::system().try_spawn(GFP_KERNEL, move || drop(registration))?;
+        workqueue::system_long().try_spawn(GFP_KERNEL, move || drop(registration))?;
         fsleep(Delta::from_millis(30));
         assert_eq!(drops.load(Relaxed), 0);
 
@@ -1142,6 +1370,221 @@ mod tests {
 
         drop(registration);
         assert_eq!(mock.drops.load(Relaxed), 0);
+        Ok(())
+    }
+
+    // The core's entry for page reclaim. Only mm may call it, it is declared in mm/internal.h.
+    extern "C" {
+        fn shrink_slab(
+            gfp_mask: bindings::gfp_t,
+            nid: c_int,
+            memcg: *mut c_void,
+            priority: c_int,
+        ) -> c_ulong;
+    }
+
+    /// What to answer.
+    #[derive(Clone, Copy)]
+    struct Plan {
+        count: Count,
+        scan: Scan,
+        /// How often `nr_to_scan` is said to have been scanned.
+        cost: usize,
+        /// How many scans come before that, of which it is said that they were nothing.
+        for_free: usize,
+    }
+
+    const PLAN: Plan = Plan {
+        count: Count(256),
+        scan: Scan(0),
+        cost: 1,
+        for_free: 0,
+    };
+
+    /// What was asked.
+    #[derive(Clone, Copy, Debug, Default, PartialEq)]
+    struct Log {
+        counts: usize,
+        scans: usize,
+        /// The greatest `nr_to_scan`.
+        most: usize,
+        fs_allowed: bool,
+        io_allowed: bool,
+    }
+
+    /// Has the core call a shrinker of its own, and only for the sake of the test: other tasks that
+    /// are short of memory meanwhile are turned away.
+    #[pin_data]
+    struct Scripted {
+        task: Pid,
+        #[pin]
+        state: Mutex<(Plan, Log)>,
+    }
+
+    #[vtable]
+    impl Shrinker for Scripted {
+        type Context = Arc<Scripted>;
+
+        fn count_callback(this: ArcBorrow<'_, Scripted>, sc: &ShrinkControl) -> Count {
+            if current!().pid() != this.task {
+                return Count::NOT_NOW;
+            }
+            let (plan, log) = &mut *this.state.lock();
+            log.counts += 1;
+            log.fs_allowed = sc.fs_allowed();
+            log.io_allowed = sc.io_allowed();
+            plan.count
+        }
+
+        fn scan_callback(this: ArcBorrow<'_, Scripted>, sc: &mut ShrinkControl) -> Scan {
+            if current!().pid() != this.task {
+                return Scan::STOP;
+            }
+            let (plan, log) = &mut *this.state.lock();
+            log.scans += 1;
+            log.most = log.most.max(sc.nr_to_scan());
+            let cost = if log.scans > plan.for_free {
+                plan.cost
+            } else {
+                0
+            };
+            sc.set_nr_scanned(cost * sc.nr_scanned());
+            plan.scan
+        }
+    }
+
+    /// One pass over 256 objects is 128 of work at [`PRIORITY`] and for two seeks: a quarter of the
+    /// objects, times 4, by 2. That makes 4 scans.
+    const BATCH: usize = 32;
+    const PRIORITY: i32 = 2;
+
+    impl Scripted {
+        fn register(flags: Flags, seeks: u32) -> Result<Registration<Self>> {
+            let init = pin_init!(Self {
+                task: current!().pid(),
+                state <- new_mutex!((PLAN, Log::default())),
+            });
+            let options = Options {
+                flags,
+                seeks,
+                batch: BATCH,
+            };
+            let shrinker = UnregisteredShrinker::alloc(fmt!("kunit-core"), options)?;
+            Ok(shrinker.register(Arc::pin_init(init, GFP_KERNEL)?))
+        }
+    }
+
+    impl Registration<Scripted> {
+        /// Lets the core make one pass over all shrinkers, as for an allocation with `gfp`. Returns
+        /// what it asked of this one.
+        fn pass_with(&self, plan: Plan, priority: i32, gfp: bindings::gfp_t) -> Log {
+            *self.context().state.lock() = (plan, Log::default());
+
+            let root = root();
+            let memcg = root.as_ref().map_or(ptr::null_mut(), |root| root.as_raw());
+            // SAFETY: There is a node 0, and the root memcg, if there are any. Nothing is locked.
+            unsafe { shrink_slab(gfp, 0, memcg.cast(), priority) };
+
+            self.context().state.lock().1
+        }
+
+        fn pass(&self, plan: Plan) -> Log {
+            self.pass_with(plan, PRIORITY, bindings::GFP_KERNEL)
+        }
+    }
+
+    #[test]
+    fn core_obeys_options() -> Result {
+        for (seeks, scans) in [(1, 8), (2, 4), (4, 2), (0, 4)] {
+            let registration = Scripted::register(Flags::empty(), seeks)?;
+            let log = registration.pass(PLAN);
+            assert_eq!((log.counts, log.scans, log.most), (1, scans, BATCH));
+        }
+
+        // Without any seeks, it's half of them, whatever the priority.
+        let registration = Scripted::register(Flags::empty(), 0)?;
+        let log = registration.pass_with(PLAN, 12, bindings::GFP_KERNEL);
+        assert_eq!(log.scans, 4);
+        Ok(())
+    }
+
+    #[test]
+    fn core_subtracts_nr_scanned() -> Result {
+        let registration = Scripted::register(Flags::empty(), 2)?;
+
+        for cost in [1, 2, 3, 4, 5, 1] {
+            // More than there is to do leaves nothing, neither now nor for later.
+            let scans = 128_usize.div_ceil(cost * BATCH);
+            assert_eq!(registration.pass(Plan { cost, ..PLAN }).scans, scans);
+        }
+
+        // What wasn't scanned stays to be done.
+        let for_free = 3;
+        assert_eq!(registration.pass(Plan { for_free, ..PLAN }).scans, 3 + 4);
+        Ok(())
+    }
+
+    #[test]
+    fn core_puts_off_what_was_stopped() -> Result {
+        let registration = Scripted::register(Flags::empty(), 2)?;
+        assert_eq!(registration.pass(PLAN).scans, 4);
+
+        let scan = Scan::STOP;
+        assert_eq!(registration.pass(Plan { scan, ..PLAN }).scans, 1);
+        // 128 were put off, a quarter of which is due now: one batch more.
+        assert_eq!(registration.pass(PLAN).scans, 4 + 1);
+        Ok(())
+    }
+
+    #[test]
+    fn core_scans_neither_empty_nor_not_now() -> Result {
+        let registration = Scripted::register(Flags::empty(), 2)?;
+        let scan = Scan::STOP;
+        assert_eq!(registration.pass(Plan { scan, ..PLAN }).scans, 1);
+
+        for count in [Count::EMPTY, Count::NOT_NOW] {
+            let log = registration.pass(Plan { count, ..PLAN });
+            assert_eq!((log.counts, log.scans), (1, 0));
+        }
+        // What was put off before still is.
+        assert_eq!(registration.pass(PLAN).scans, 4 + 1);
+        Ok(())
+    }
+
+    #[test]
+    fn core_leaves_less_than_a_batch_alone() -> Result {
+        let registration = Scripted::register(Flags::empty(), 2)?;
+        let plan = Plan {
+            count: Count(10),
+            ..PLAN
+        };
+        assert_eq!(registration.pass(plan).scans, 0);
+
+        // Until memory is very short. Then it is twice as many as there are.
+        let log = registration.pass_with(plan, 0, bindings::GFP_KERNEL);
+        assert_eq!((log.scans, log.most), (1, 20));
+        Ok(())
+    }
+
+    #[test]
+    fn core_passes_gfp() -> Result {
+        let registration = Scripted::register(Flag::NumaAware | Flag::MemcgAware, 2)?;
+        let kernel = bindings::GFP_KERNEL;
+
+        let flags = [
+            (kernel, true, true),
+            (kernel & !bindings::__GFP_FS, false, true),
+            (
+                kernel & !(bindings::__GFP_FS | bindings::__GFP_IO),
+                false,
+                false,
+            ),
+        ];
+        for (gfp, fs, io) in flags {
+            let log = registration.pass_with(PLAN, PRIORITY, gfp);
+            assert_eq!((log.fs_allowed, log.io_allowed), (fs, io));
+            assert_eq!((log.counts, log.scans), (1, 4));
+        }
         Ok(())
     }
 
