@@ -85,7 +85,7 @@
 //!
 //! fn put(cache: &Cache, page: Pin<KBox<Idle>>) {
 //!     // SAFETY: It was pinned, and the pin is never broken: `scan_callback` drops it in place.
-//!     let page: &Idle = KBox::leak(unsafe { Pin::into_inner_unchecked(page) });
+//!     let page = KBox::into_raw(unsafe { Pin::into_inner_unchecked(page) });
 //!     // SAFETY: It is valid until `scan_callback` has taken it off the list.
 //!     unsafe { cache.add(page) };
 //! }
@@ -105,10 +105,10 @@
 //!         let mut left = sc.nr_to_scan();
 //!
 //!         cache.walk(sc, &mut left, |cursor| {
-//!             let page = core::ptr::from_ref(cursor.item()).cast_mut();
+//!             let page = cursor.as_ptr();
 //!             let unlocked = cursor.remove_and_unlock();
-//!             // SAFETY: `put` leaked it, and it is off the list, so this owns it.
-//!             drop(unsafe { Pin::new_unchecked(KBox::from_raw(page)) });
+//!             // SAFETY: It is from `put`, and it is off the list, so this owns it.
+//!             drop(unsafe { Pin::new_unchecked(KBox::from_raw(page.as_ptr())) });
 //!             freed += 1;
 //!             unlocked.retry()
 //!         });
@@ -199,10 +199,14 @@ use pin_init::{
 ///
 /// With a shrinker, there is a list for each NUMA node and memory cgroup, and the shrinker gets to
 /// know when a memory cgroup has items again. Without one, there is a list for each NUMA node.
+/// A shrinker of such a list should be aware of nodes, too ([`NumaAware`]): it is asked about one
+/// of the lists at a time.
 ///
 /// # Errors
 ///
 /// [`ENOMEM`](crate::error::code::ENOMEM).
+///
+/// [`NumaAware`]: crate::shrinker::Flag::NumaAware
 ///
 /// # Examples
 ///
@@ -284,6 +288,24 @@ unsafe impl Sync for LruLinks {}
 
 impl LruLinks {
     /// Creates an initializer for links that are in no list.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::list_lru::LruLinks;
+    ///
+    /// #[pin_data]
+    /// struct Item {
+    ///     value: u32,
+    ///     #[pin]
+    ///     links: LruLinks,
+    /// }
+    ///
+    /// let init = pin_init!(Item { value: 1, links <- LruLinks::new() });
+    /// let item = KBox::pin_init(init, GFP_KERNEL)?;
+    /// assert!(item.value == 1 && !item.links.is_linked());
+    /// # Ok::<(), Error>(())
+    /// ```
     #[inline]
     pub fn new() -> impl PinInit<Self> {
         // INVARIANT: It is linked to itself.
@@ -297,6 +319,10 @@ impl LruLinks {
     ///
     /// It is read without the lock of the list. By the time that it is looked at, the answer may be
     /// wrong, unless the caller keeps others from adding and removing the item.
+    ///
+    /// # Examples
+    ///
+    /// See [`LruLinks::new`], and [`LruEntry::is_linked`] for an item that is in a list.
     #[inline]
     pub fn is_linked(&self) -> bool {
         let head = self.inner.get();
@@ -319,6 +345,10 @@ impl PinnedDrop for LruLinks {
 }
 
 /// Says where in an item its [`LruLinks`] are. It is implemented by [`impl_lru_item!`].
+///
+/// # Examples
+///
+/// See [`impl_lru_item!`].
 ///
 /// # Safety
 ///
@@ -346,6 +376,10 @@ pub unsafe trait HasLruLinks {
 /// item itself is in: that may well be of another node, or charged to nobody.
 ///
 /// The methods are called with the lock of a list held; they must not sleep.
+///
+/// # Examples
+///
+/// See [`impl_lru_item!`].
 ///
 /// # Safety
 ///
@@ -402,6 +436,18 @@ pub unsafe trait LruItem: HasLruLinks {
 ///         }
 ///     }
 /// }
+/// # let page = Page::alloc_page(GFP_KERNEL)?;
+/// # let init = pin_init!(Idle { page, links <- LruLinks::new(), since: 0 });
+/// # let idle = KBox::pin_init(init, GFP_KERNEL)?;
+/// # use kernel::list_lru::{HasLruLinks, LruItem};
+/// # assert_eq!(idle.nid(), idle.page.nid());
+/// # assert!(idle.memcg(&rcu::read_lock()).is_none());
+/// # // SAFETY: The item is valid.
+/// # let links = unsafe { Idle::raw_get_links(&*idle) };
+/// # assert!(core::ptr::eq(links, &idle.links));
+/// # // SAFETY: They are the links of a valid item.
+/// # assert!(core::ptr::eq(unsafe { Idle::<i32>::raw_from_links(links) }, &*idle));
+/// # Ok::<(), Error>(())
 /// ```
 #[macro_export]
 macro_rules! impl_lru_item {
@@ -448,6 +494,10 @@ pub use impl_lru_item;
 ///
 /// It must be empty when it is dropped. That is warned about. Dropping it may sleep.
 ///
+/// # Examples
+///
+/// See the [module](self).
+///
 /// # Invariants
 ///
 /// - `lru` is an initialized `struct list_lru`.
@@ -456,7 +506,9 @@ pub use impl_lru_item;
 pub struct ListLru<T: HasLruLinks> {
     #[pin]
     lru: Opaque<bindings::list_lru>,
-    _items: PhantomData<*const T>,
+    // Items go in by a shared reference and come out again. So a list of items that live long must
+    // not be taken for one of items that don't: it is invariant in `T`.
+    _items: PhantomData<*mut T>,
 }
 
 // SAFETY: A list_lru may be used and destroyed by any thread. It gives out shared references to
@@ -477,18 +529,34 @@ impl<T: HasLruLinks> PinnedDrop for ListLru<T> {
 }
 
 impl<T: HasLruLinks> ListLru<T> {
-    /// Creates a list for each NUMA node. Use [`new_list_lru!`].
+    /// Creates a list for each NUMA node. Use [`new_list_lru!`], which has an example.
     ///
     /// C: `list_lru_init`.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`](crate::error::code::ENOMEM).
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub fn new(key: Pin<&'static LockClassKey>) -> impl PinInit<Self, Error> {
         // SAFETY: There is no shrinker.
         unsafe { Self::init(key, false, ptr::null_mut()) }
     }
 
     /// Creates a list for each NUMA node, and if the shrinker [is aware] of them, for each memory
-    /// cgroup. Use [`new_list_lru!`].
+    /// cgroup. Use [`new_list_lru!`], which has an example.
     ///
     /// C: `list_lru_init_memcg_key`.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`](crate::error::code::ENOMEM).
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// [is aware]: UnregisteredShrinker::is_memcg_aware
     pub fn with_shrinker<'a>(
@@ -529,7 +597,27 @@ impl<T: HasLruLinks> ListLru<T> {
     /// Returns the number of items of the node and memcg that `sc` is about, without taking a lock.
     /// [`Count::from_items`] makes it the answer of a shrinker.
     ///
-    /// C: `list_lru_shrink_count`.
+    /// C: `list_lru_shrink_count`. Doesn't sleep.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     list_lru::{
+    ///         ListLru,
+    ///         LruItem, //
+    ///     },
+    ///     shrinker::{
+    ///         Count,
+    ///         ShrinkControl, //
+    ///     }, //
+    /// };
+    ///
+    /// /// All that a shrinker of a list has to do to be asked.
+    /// fn count<T: LruItem>(lru: &ListLru<T>, sc: &ShrinkControl) -> Count {
+    ///     Count::from_items(lru.count(sc))
+    /// }
+    /// ```
     ///
     /// [`Count::from_items`]: crate::shrinker::Count::from_items
     #[inline]
@@ -542,7 +630,20 @@ impl<T: HasLruLinks> ListLru<T> {
     /// Returns the number of items of a NUMA node, whatever their memcg, without taking a lock. 0
     /// if there is no such node.
     ///
-    /// C: `list_lru_count_node`.
+    /// C: `list_lru_count_node`. Doesn't sleep.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::list_lru::{
+    ///     ListLru,
+    ///     LruItem, //
+    /// };
+    ///
+    /// fn has_local<T: LruItem>(lru: &ListLru<T>, item: &T) -> bool {
+    ///     lru.count_node(item.nid()) != 0
+    /// }
+    /// ```
     #[inline]
     pub fn count_node(&self, nid: i32) -> usize {
         // SAFETY: There are no requirements.
@@ -613,17 +714,16 @@ impl<T: HasLruLinks> ListLru<T> {
         }
     }
 
-    /// Walks over the items of a NUMA node, whatever their memcg.
+    /// Walks over up to `nr_to_walk` items of a NUMA node, whatever their memcg.
     ///
     /// C: `list_lru_walk_node`.
-    fn walk_node<F>(&self, nid: i32, mut cb: F)
+    fn walk_node<F>(&self, nid: i32, mut nr_to_walk: usize, mut cb: F)
     where
         F: for<'a> FnMut(LruCursor<'a, T>) -> Verdict<'a>,
     {
         if self.count_node(nid) == 0 {
             return;
         }
-        let mut nr_to_walk = usize::MAX;
 
         // SAFETY: The list is valid by the type invariants, and there is such a node, as it has
         // items. `isolate` is called with what it needs.
@@ -683,6 +783,25 @@ impl<T: HasLruLinks> ListLru<T> {
     ///
     /// C: `folio_memcg_list_lru_alloc`.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     list_lru::{
+    ///         ListLru,
+    ///         LruItem, //
+    ///     },
+    ///     page::Page, //
+    /// };
+    ///
+    /// /// Allocates a page that may go to `lru` later, when nothing can be allocated.
+    /// fn new_page<T: LruItem>(lru: &ListLru<T>) -> Result<Page> {
+    ///     let page = Page::alloc_page(GFP_KERNEL_ACCOUNT)?;
+    ///     lru.alloc_heads_for_page(&page, GFP_KERNEL)?;
+    ///     Ok(page)
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ENOMEM`](crate::error::code::ENOMEM).
@@ -706,24 +825,58 @@ impl<T: LruItem> ListLru<T> {
     ///
     /// C: `list_lru_add`. Doesn't sleep.
     ///
+    /// `item` may be a reference. A pointer such as that of [`KBox::into_raw`], which came with the
+    /// right to free the item, still has that right when [`LruCursor::as_ptr`] gives it back.
+    ///
     /// # Safety
     ///
-    /// - The item must be pinned, and stay valid until it is off the list, and this list too.
-    /// - If it is linked, then into this list, and not into another one or a [`DisposeList`].
+    /// - `item` must point at an item that is pinned and stays valid as long as it is linked: into
+    ///   this list, or into the [`DisposeList`] that a walk has moved it to.
+    /// - This list must stay valid as long as the item is in it.
+    /// - If the item is linked, then into this list, and not into another one or a [`DisposeList`].
+    ///
+    /// # Examples
+    ///
+    /// See the [module](self).
+    ///
+    /// [`KBox::into_raw`]: crate::alloc::KBox::into_raw
     #[inline]
-    pub unsafe fn add(&self, item: &T) -> bool {
+    pub unsafe fn add(&self, item: *const T) -> bool {
+        // SAFETY: By the requirements of this function.
+        let head = unsafe { T::raw_get_links(item) }.cast();
+        // SAFETY: By the requirements of this function.
+        let item = unsafe { &*item };
         let guard = rcu::read_lock();
         let memcg = raw_memcg(item.memcg(&guard));
 
         // SAFETY: The list is valid by the type invariants, the links are so by the requirements
         // of this function, and the memcg isn't freed as long as `guard` exists.
-        unsafe { bindings::list_lru_add(self.lru.get(), raw_head(item), item.nid(), memcg) }
+        unsafe { bindings::list_lru_add(self.lru.get(), head, item.nid(), memcg) }
     }
 
     /// Removes an item from the list of its node and memcg, if it is in it. Says whether it was
     /// removed.
     ///
     /// C: `list_lru_del`. Doesn't sleep.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::list_lru::{
+    ///     ListLru,
+    ///     LruItem, //
+    /// };
+    ///
+    /// /// Uses an item again. Says whether it was on the list.
+    /// ///
+    /// /// # Safety
+    /// ///
+    /// /// The item must be in no list but `lru`.
+    /// unsafe fn reuse<T: LruItem>(lru: &ListLru<T>, item: &T) -> bool {
+    ///     // SAFETY: By the requirements of this function.
+    ///     unsafe { lru.del(item) }
+    /// }
+    /// ```
     ///
     /// # Safety
     ///
@@ -780,6 +933,10 @@ impl<T: LruItem> ListLru<T> {
     /// As for [`ListLru::add_many`], `items` must not sleep nor use this list.
     ///
     /// C: `list_lru_lock`, `__list_lru_del`, `list_lru_unlock`.
+    ///
+    /// # Examples
+    ///
+    /// As [`ListLru::add_many`].
     ///
     /// # Safety
     ///
@@ -1070,11 +1227,26 @@ pub struct LruCursor<'a, T: HasLruLinks> {
 impl<'a, T: HasLruLinks> LruCursor<'a, T> {
     /// Returns the item. It is there as long as the lock is held and the item is in the list. After
     /// that it's up to the owner whether it is.
+    ///
+    /// # Examples
+    ///
+    /// See [`ListLru::walk`], for this and the verdicts below.
     #[inline]
     pub fn item(&self) -> &T {
         // SAFETY: By the type invariants. The item isn't freed as long as it is linked, which only
         // changes under the lock.
         unsafe { &*T::raw_from_links(self.item.cast()) }
+    }
+
+    /// Returns the pointer that the item was [added](ListLru::add) by.
+    ///
+    /// # Examples
+    ///
+    /// See the [module](self).
+    #[inline]
+    pub fn as_ptr(&self) -> NonNull<T> {
+        // SAFETY: By the type invariants, `item` is the links of an item, which isn't at null.
+        unsafe { NonNull::new_unchecked(T::raw_from_links(self.item.cast()).cast_mut()) }
     }
 
     /// Takes the item off the list, and goes on with the next.
@@ -1109,6 +1281,29 @@ impl<'a, T: HasLruLinks> LruCursor<'a, T> {
     }
 
     /// Gives up the lock. The item stays in the list, but may be taken off by somebody else.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::list_lru::{
+    ///     LruCursor,
+    ///     LruItem,
+    ///     Verdict, //
+    /// };
+    ///
+    /// /// Calls what may sleep, and goes on if it says so.
+    /// fn wait<'a, T>(cursor: LruCursor<'a, T>, go_on: impl FnOnce() -> bool) -> Verdict<'a>
+    /// where
+    ///     T: LruItem,
+    /// {
+    ///     let unlocked = cursor.unlock();
+    ///     if go_on() {
+    ///         unlocked.retry()
+    ///     } else {
+    ///         unlocked.stop()
+    ///     }
+    /// }
+    /// ```
     #[inline]
     pub fn unlock(self) -> Unlocked<'a> {
         self.raw_unlock();
@@ -1119,6 +1314,28 @@ impl<'a, T: HasLruLinks> LruCursor<'a, T> {
     }
 
     /// Takes the item off the list, and gives up the lock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use core::ptr::NonNull;
+    /// use kernel::list_lru::{
+    ///     LruCursor,
+    ///     LruItem,
+    ///     Verdict, //
+    /// };
+    ///
+    /// /// Frees an item by what may sleep.
+    /// fn free<'a, T>(cursor: LruCursor<'a, T>, free: impl FnOnce(NonNull<T>)) -> Verdict<'a>
+    /// where
+    ///     T: LruItem,
+    /// {
+    ///     let item = cursor.as_ptr();
+    ///     let unlocked = cursor.remove_and_unlock();
+    ///     free(item);
+    ///     unlocked.retry()
+    /// }
+    /// ```
     #[inline]
     pub fn remove_and_unlock(self) -> UnlockedRemoved<'a> {
         // SAFETY: By the type invariants.
@@ -1138,7 +1355,7 @@ impl<'a, T: HasLruLinks> LruCursor<'a, T> {
     }
 }
 
-/// What is left of a [`LruCursor`] after [`LruCursor::unlock`].
+/// What is left of a [`LruCursor`] after [`LruCursor::unlock`], which has an example.
 #[must_use = "say how the walk is to go on"]
 pub struct Unlocked<'a> {
     _brand: Brand<'a>,
@@ -1159,7 +1376,7 @@ impl<'a> Unlocked<'a> {
     }
 }
 
-/// What is left of a [`LruCursor`] after [`LruCursor::remove_and_unlock`].
+/// What is left of a [`LruCursor`] after [`LruCursor::remove_and_unlock`], which has an example.
 #[must_use = "say how the walk is to go on"]
 pub struct UnlockedRemoved<'a> {
     _brand: Brand<'a>,
@@ -1175,6 +1392,10 @@ impl<'a> UnlockedRemoved<'a> {
 }
 
 /// What became of an item: the answer of a callback of [`ListLru::walk`].
+///
+/// # Examples
+///
+/// See [`LruCursor`], which is turned into one.
 ///
 /// # Invariants
 ///
@@ -1203,7 +1424,7 @@ impl Verdict<'_> {
 ///
 /// # Examples
 ///
-/// See [`ListLru::walk`].
+/// See [`ListLru::walk`] for how it is filled, and [`DisposeList::pop`] for how it is emptied.
 ///
 /// # Invariants
 ///
@@ -1212,11 +1433,12 @@ impl Verdict<'_> {
 pub struct DisposeList<T: HasLruLinks> {
     #[pin]
     head: Opaque<bindings::list_head>,
-    _items: PhantomData<*const T>,
+    // Invariant in `T`, as `ListLru` is.
+    _items: PhantomData<*mut T>,
 }
 
 impl<T: HasLruLinks> DisposeList<T> {
-    /// Creates an initializer for an empty list.
+    /// Creates an initializer for an empty list. See [`DisposeList::pop`] for an example.
     #[inline]
     pub fn new() -> impl PinInit<Self> {
         pin_init!(Self {
@@ -1229,6 +1451,31 @@ impl<T: HasLruLinks> DisposeList<T> {
     /// Takes the item off the list that came into it first.
     ///
     /// The item is valid as long as its owner keeps it so, now that it isn't linked any more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use core::ptr::NonNull;
+    /// use kernel::{
+    ///     list_lru::{
+    ///         DisposeList,
+    ///         ListLru,
+    ///         LruItem, //
+    ///     },
+    ///     shrinker::ShrinkControl, //
+    /// };
+    /// use pin_init::stack_pin_init;
+    ///
+    /// /// Takes items off `lru`, and frees them when no lock is held.
+    /// fn shrink<T: LruItem>(lru: &ListLru<T>, sc: &ShrinkControl, free: impl Fn(NonNull<T>)) {
+    ///     stack_pin_init!(let dispose = DisposeList::new());
+    ///
+    ///     lru.walk(sc, &mut sc.nr_to_scan(), |cursor| cursor.remove_to(dispose.as_mut()));
+    ///     while let Some(item) = dispose.as_mut().pop() {
+    ///         free(item);
+    ///     }
+    /// }
+    /// ```
     #[inline]
     pub fn pop(self: Pin<&mut Self>) -> Option<NonNull<T>> {
         let head = self.head.get();
@@ -1260,6 +1507,10 @@ impl<T: HasLruLinks> PinnedDrop for DisposeList<T> {
 
 /// What an item of an [`ArcListLru`] has in it: its links, and which list it is in.
 ///
+/// # Examples
+///
+/// See [`ArcListLru`].
+///
 /// # Invariants
 ///
 /// `owner` is
@@ -1281,7 +1532,7 @@ impl LruEntry {
     const FREE: usize = 0;
     const BUSY: usize = 1;
 
-    /// Creates an initializer for an item that is in no list.
+    /// Creates an initializer for an item that is in no list. See [`ArcListLru`] for an example.
     pub fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             links <- LruLinks::new(),
@@ -1290,6 +1541,31 @@ impl LruEntry {
     }
 
     /// Whether the item is in a list, see [`LruLinks::is_linked`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     list_lru::{
+    ///         impl_has_lru_entry,
+    ///         new_list_lru,
+    ///         ArcListLru,
+    ///         LruEntry, //
+    ///     },
+    ///     sync::Arc, //
+    /// };
+    /// # #[pin_data]
+    /// # struct Object { value: u32, #[pin] entry: LruEntry }
+    /// # impl_has_lru_entry! { impl HasLruEntry for Object { self.entry } }
+    /// # let init = pin_init!(Object { value: 5, entry <- LruEntry::new() });
+    /// # let object = Arc::pin_init(init, GFP_KERNEL_ACCOUNT)?;
+    ///
+    /// let lru = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
+    /// lru.add(&object, GFP_KERNEL)?;
+    /// assert!(object.entry.is_linked());
+    /// # assert_eq!(object.value, 5);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn is_linked(&self) -> bool {
         self.links.is_linked()
     }
@@ -1306,6 +1582,10 @@ impl LruEntry {
 }
 
 /// Says where in an item its [`LruEntry`] is. It is implemented by [`impl_has_lru_entry!`].
+///
+/// # Examples
+///
+/// See [`ArcListLru`].
 ///
 /// # Safety
 ///
@@ -1330,7 +1610,32 @@ pub unsafe trait HasLruEntry {
 ///
 /// # Examples
 ///
-/// See [`ArcListLru`].
+/// ```
+/// use kernel::list_lru::{
+///     impl_has_lru_entry,
+///     HasLruEntry,
+///     LruEntry, //
+/// };
+///
+/// #[pin_data]
+/// struct Object<T> {
+///     value: T,
+///     #[pin]
+///     entry: LruEntry,
+/// }
+///
+/// impl_has_lru_entry! {
+///     impl{T} HasLruEntry for Object<T> { self.entry }
+/// }
+/// # let init = pin_init!(Object { value: 5, entry <- LruEntry::new() });
+/// # let object = KBox::pin_init(init, GFP_KERNEL)?;
+/// # // SAFETY: The object is valid.
+/// # let entry = unsafe { Object::raw_get_entry(&*object) };
+/// # assert!(core::ptr::eq(entry, &object.entry));
+/// # // SAFETY: It is the entry of a valid object.
+/// # assert_eq!(unsafe { (*Object::<i32>::raw_from_entry(entry)).value }, 5);
+/// # Ok::<(), Error>(())
+/// ```
 #[macro_export]
 macro_rules! impl_has_lru_entry {
     ($(
@@ -1472,7 +1777,16 @@ pub struct ArcListLru<T: HasLruEntry> {
 }
 
 impl<T: HasLruEntry> ArcListLru<T> {
-    /// Creates an initializer, given that for a [`ListLru`] from [`new_list_lru!`].
+    /// Creates an initializer, given that for a [`ListLru`] from [`new_list_lru!`]. The
+    /// [type](ArcListLru) has an example.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new_list_lru!`].
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub fn new(lru: impl PinInit<ListLru<T>, Error>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             lru <- lru,
@@ -1489,6 +1803,32 @@ impl<T: HasLruEntry> ArcListLru<T> {
     /// list or another one, or just being added or removed.
     ///
     /// C: `memcg_list_lru_alloc`, `list_lru_add_obj`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     list_lru::{
+    ///         impl_has_lru_entry,
+    ///         new_list_lru,
+    ///         ArcListLru,
+    ///         LruEntry, //
+    ///     },
+    ///     sync::Arc, //
+    /// };
+    /// # #[pin_data]
+    /// # struct Object { value: u32, #[pin] entry: LruEntry }
+    /// # impl_has_lru_entry! { impl HasLruEntry for Object { self.entry } }
+    /// # let init = pin_init!(Object { value: 5, entry <- LruEntry::new() });
+    /// # let object = Arc::pin_init(init, GFP_KERNEL_ACCOUNT)?;
+    ///
+    /// let lru = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
+    /// assert!(lru.add(&object, GFP_KERNEL)?);
+    /// // It is in the list already.
+    /// assert!(!lru.add(&object, GFP_KERNEL)?);
+    /// # assert_eq!(object.value, 5);
+    /// # Ok::<(), Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -1523,6 +1863,32 @@ impl<T: HasLruEntry> ArcListLru<T> {
     /// isn't in this list, or just being added or removed.
     ///
     /// C: `list_lru_del_obj`. Doesn't sleep.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     list_lru::{
+    ///         impl_has_lru_entry,
+    ///         new_list_lru,
+    ///         ArcListLru,
+    ///         LruEntry, //
+    ///     },
+    ///     sync::Arc, //
+    /// };
+    /// # #[pin_data]
+    /// # struct Object { value: u32, #[pin] entry: LruEntry }
+    /// # impl_has_lru_entry! { impl HasLruEntry for Object { self.entry } }
+    /// # let init = pin_init!(Object { value: 5, entry <- LruEntry::new() });
+    /// # let object = Arc::pin_init(init, GFP_KERNEL_ACCOUNT)?;
+    ///
+    /// let lru = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
+    /// assert!(lru.del(&object).is_none());
+    ///
+    /// lru.add(&object, GFP_KERNEL)?;
+    /// assert_eq!(lru.del(&object).map(|object| object.value), Some(5));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn del(&self, item: &Arc<T>) -> Option<Arc<T>> {
         let entry = raw_entry(&**item);
 
@@ -1538,12 +1904,49 @@ impl<T: HasLruEntry> ArcListLru<T> {
         Some(unsafe { Arc::from_raw(item) })
     }
 
-    /// Returns the number of items that `sc` is about, see [`ListLru::count`].
+    /// Returns the number of items that `sc` is about, see [`ListLru::count`] and the example of
+    /// [`ArcListLru`].
     pub fn count(&self, sc: &ShrinkControl) -> usize {
         self.lru.count(sc)
     }
 
-    /// Walks over the items that `sc` is about, see [`ListLru::walk`].
+    /// Returns the number of items of a NUMA node, see [`ListLru::count_node`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     list_lru::{
+    ///         impl_has_lru_entry,
+    ///         new_list_lru,
+    ///         ArcListLru,
+    ///         LruEntry, //
+    ///     },
+    ///     sync::Arc, //
+    /// };
+    /// # #[pin_data]
+    /// # struct Object { value: u32, #[pin] entry: LruEntry }
+    /// # impl_has_lru_entry! { impl HasLruEntry for Object { self.entry } }
+    /// # let init = pin_init!(Object { value: 5, entry <- LruEntry::new() });
+    /// # let object = Arc::pin_init(init, GFP_KERNEL_ACCOUNT)?;
+    ///
+    /// /// All there is, as C's `list_lru_count` counts it.
+    /// fn len(lru: &ArcListLru<Object>) -> usize {
+    ///     (0..kernel::bindings::MAX_NUMNODES as i32).map(|nid| lru.count_node(nid)).sum()
+    /// }
+    ///
+    /// let lru = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
+    /// lru.add(&object, GFP_KERNEL)?;
+    /// assert_eq!(len(&lru), 1);
+    /// # assert_eq!(object.value, 5);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn count_node(&self, nid: i32) -> usize {
+        self.lru.count_node(nid)
+    }
+
+    /// Walks over the items that `sc` is about, see [`ListLru::walk`]. The example of
+    /// [`ArcListLru`] removes all that it meets, that of [`ArcLruCursor`] some.
     pub fn walk<F>(&self, sc: &ShrinkControl, nr_to_walk: &mut usize, mut cb: F) -> usize
     where
         F: for<'a> FnMut(ArcLruCursor<'a, T>) -> Verdict<'a>,
@@ -1560,10 +1963,11 @@ impl<T: HasLruEntry> PinnedDrop for ArcListLru<T> {
         let owner = self.owner();
 
         for nid in nodes() {
-            // A walk may miss the items of a memcg that is going away, whose parent gets them.
+            // A walk may miss the items of a memcg that is going away, whose parent gets them. It
+            // is about a few at a time, so that the lock isn't held for long.
             while self.lru.count_node(nid) != 0 {
                 stack_pin_init!(let dispose = ArcDisposeList::new());
-                self.lru.walk_node(nid, |cursor| {
+                self.lru.walk_node(nid, 128, |cursor| {
                     ArcLruCursor { cursor, owner }.remove_to(dispose.as_mut())
                 });
             }
@@ -1577,6 +1981,64 @@ fn raw_entry<T: HasLruEntry>(item: &T) -> &LruEntry {
 }
 
 /// One item during [`ArcListLru::walk`], see [`LruCursor`].
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{
+///     list_lru::{
+///         impl_has_lru_entry,
+///         ArcDisposeList,
+///         ArcListLru,
+///         LruEntry, //
+///     },
+///     shrinker::ShrinkControl, //
+/// };
+/// # use kernel::{list_lru::new_list_lru, shrinker::TestControl, sync::Arc};
+/// use pin_init::stack_pin_init;
+///
+/// #[pin_data]
+/// struct Object {
+///     busy: bool,
+///     #[pin]
+///     entry: LruEntry,
+/// }
+///
+/// impl_has_lru_entry! {
+///     impl HasLruEntry for Object { self.entry }
+/// }
+///
+/// /// Drops up to `limit` objects that aren't busy. Says how many.
+/// fn shrink(lru: &ArcListLru<Object>, sc: &ShrinkControl, limit: usize) -> usize {
+///     stack_pin_init!(let dispose = ArcDisposeList::new());
+///     let mut found = 0;
+///
+///     lru.walk(sc, &mut sc.nr_to_scan(), |cursor| {
+///         if cursor.item().busy {
+///             cursor.rotate()
+///         } else if found == limit {
+///             cursor.unlock().stop()
+///         } else {
+///             found += 1;
+///             cursor.remove_to(dispose.as_mut())
+///         }
+///     })
+/// }
+/// # let lru = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
+/// # for busy in [true, false, false] {
+/// #     let init = pin_init!(Object { busy, entry <- LruEntry::new() });
+/// #     lru.add(&Arc::pin_init(init, GFP_KERNEL)?, GFP_KERNEL)?;
+/// # }
+/// # let mut dropped = 0;
+/// # for nid in 0..kernel::bindings::MAX_NUMNODES as i32 {
+/// #     if let Ok(sc) = TestControl::new(9).with_nid(nid) {
+/// #         assert_eq!(shrink(&lru, &sc, 0), 0);
+/// #         dropped += shrink(&lru, &sc, 2);
+/// #     }
+/// # }
+/// # assert_eq!(dropped, 2);
+/// # Ok::<(), Error>(())
+/// ```
 #[must_use = "say what is to become of the item"]
 pub struct ArcLruCursor<'a, T: HasLruEntry> {
     cursor: LruCursor<'a, T>,
@@ -1584,7 +2046,7 @@ pub struct ArcLruCursor<'a, T: HasLruEntry> {
 }
 
 impl<'a, T: HasLruEntry> ArcLruCursor<'a, T> {
-    /// Returns the item.
+    /// Returns the item. For this and the verdicts, the [type](ArcLruCursor) has an example.
     pub fn item(&self) -> &T {
         self.cursor.item()
     }
@@ -1620,6 +2082,10 @@ impl<'a, T: HasLruEntry> ArcLruCursor<'a, T> {
 /// A private list of items that were taken off an [`ArcListLru`] by [`ArcLruCursor::remove_to`],
 /// and of the references to them. What is left in it when it is dropped, is dropped.
 ///
+/// # Examples
+///
+/// See [`ArcListLru`] for one that is dropped with all items in it, and [`ArcDisposeList::pop`].
+///
 /// # Invariants
 ///
 /// The items of `list` are in an [`Arc`] that this owns a reference to, and their entries are
@@ -1632,7 +2098,7 @@ pub struct ArcDisposeList<T: HasLruEntry> {
 }
 
 impl<T: HasLruEntry> ArcDisposeList<T> {
-    /// Creates an initializer for an empty list.
+    /// Creates an initializer for an empty list. See [`ArcListLru`] for an example.
     pub fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             list <- DisposeList::new(),
@@ -1642,6 +2108,33 @@ impl<T: HasLruEntry> ArcDisposeList<T> {
 
     /// Takes the item off the list that came into it first. It may be added to an [`ArcListLru`]
     /// again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     list_lru::{
+    ///         ArcDisposeList,
+    ///         ArcListLru,
+    ///         HasLruEntry, //
+    ///     },
+    ///     sync::Arc, //
+    /// };
+    ///
+    /// /// Frees what can be freed, and puts the rest back.
+    /// fn free_or_put_back<T: HasLruEntry>(
+    ///     lru: &ArcListLru<T>,
+    ///     mut dispose: Pin<&mut ArcDisposeList<T>>,
+    ///     free: impl Fn(Arc<T>) -> Result<(), Arc<T>>,
+    /// ) -> Result {
+    ///     while let Some(item) = dispose.as_mut().pop() {
+    ///         if let Err(item) = free(item) {
+    ///             lru.add(&item, GFP_NOWAIT)?;
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn pop(self: Pin<&mut Self>) -> Option<Arc<T>> {
         let item = self.project().list.pop()?;
 
@@ -1667,6 +2160,10 @@ mod tests {
         memcontrol::tests::root,
         prelude::*,
         shrinker::{
+            tests::{
+                skip,
+                warnings, //
+            },
             Flag,
             Options,
             TestControl, //
@@ -1677,9 +2174,17 @@ mod tests {
     #[pin_data]
     struct Item {
         value: usize,
+        nid: i32,
         memcg: Option<ARef<MemCgroup>>,
         #[pin]
         links: LruLinks,
+    }
+
+    impl Item {
+        fn new(value: usize, nid: i32, memcg: Option<ARef<MemCgroup>>) -> Result<Arc<Self>> {
+            let init = pin_init!(Self { value, nid, memcg, links <- LruLinks::new() });
+            Arc::pin_init(init, GFP_KERNEL)
+        }
     }
 
     impl_lru_item! {
@@ -1688,7 +2193,7 @@ mod tests {
             using LruLinks { self.links };
 
             fn nid(&self) -> i32 {
-                0
+                self.nid
             }
 
             fn memcg<'a>(&'a self, _guard: &'a rcu::Guard) -> Option<&'a RcuMemCgroup> {
@@ -1712,8 +2217,7 @@ mod tests {
 
             for value in 0..n {
                 let memcg = if value % 3 == 2 { root() } else { None };
-                let init = pin_init!(Item { value, memcg, links <- LruLinks::new() });
-                items.push(Arc::pin_init(init, GFP_KERNEL)?, GFP_KERNEL)?;
+                items.push(Item::new(value, 0, memcg)?, GFP_KERNEL)?;
             }
             let this = Self { lru, items };
             for item in &this.items {
@@ -1807,6 +2311,86 @@ mod tests {
         assert_eq!(add_many(4), 4);
         assert_eq!(add_many(0), 0);
         assert_eq!(&items.values()[..], [3, 2, 1, 0]);
+        Ok(())
+    }
+
+    #[test]
+    fn nodes_have_lists_of_their_own() -> Result {
+        // SAFETY: There are no requirements.
+        let possible = || nodes().filter(|&nid| unsafe { bindings::node_possible(nid) });
+        if possible().count() < 2 {
+            skip(c"there is one NUMA node only");
+            return Ok(());
+        }
+
+        let lru: Pin<KBox<ListLru<Item>>> = KBox::pin_init(new_list_lru!(), GFP_KERNEL)?;
+        for nid in possible() {
+            let item = Item::new(1, nid, None)?;
+            // SAFETY: There is only one list. The item is removed before it is dropped.
+            assert!(unsafe { lru.add(&*item) });
+
+            for other in possible() {
+                let sc = TestControl::new(1).with_nid(other)?;
+                let expected = usize::from(other == nid);
+                assert_eq!(lru.count_node(other), expected);
+                assert_eq!(lru.count(&sc), expected);
+
+                // Only a walk over its own node meets it.
+                let mut left = 1;
+                lru.walk(&sc, &mut left, |cursor| cursor.skip());
+                assert_eq!(left, 1 - expected);
+            }
+            // SAFETY: There is only one list.
+            assert!(unsafe { lru.del(&item) });
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn links_dropped_while_linked_are_caught() -> Result {
+        let items = Items::new(1)?;
+        let links = &raw const items.items[0].links;
+
+        // SAFETY: All that dropping them does is to warn, as they are still linked.
+        assert_eq!(warnings(|| unsafe { links.cast_mut().drop_in_place() }), 1);
+        assert!(items.del(&items.items[0]));
+        // SAFETY: As above, but that they aren't linked any more.
+        assert_eq!(warnings(|| unsafe { links.cast_mut().drop_in_place() }), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn list_dropped_with_items_is_caught() -> Result {
+        let lru: Pin<KBox<ListLru<Item>>> = KBox::pin_init(new_list_lru!(), GFP_KERNEL)?;
+        let item = Item::new(1, 0, None)?;
+        // SAFETY: The list doesn't stay valid, as it should. From then on, all that is done to the
+        // item is dropping it, which doesn't follow any pointer to the list.
+        assert!(unsafe { lru.add(&*item) });
+
+        assert_eq!(warnings(|| drop(lru)), 1);
+        assert_eq!(warnings(|| drop(item)), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn dispose_list_dropped_with_items_is_caught() -> Result {
+        let items = Items::new(3)?;
+        let mut list = KBox::pin_init(DisposeList::new(), GFP_KERNEL)?;
+
+        items.walk(2, |cursor| cursor.remove_to(list.as_mut()));
+        assert_eq!(warnings(|| drop(list)), 1);
+        assert!(!items.items[0].links.is_linked() && !items.items[1].links.is_linked());
+        assert_eq!(items.count(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn pointer_comes_back() -> Result {
+        let items = Items::new(1)?;
+        items.walk(1, |cursor| {
+            assert!(ptr::eq(cursor.as_ptr().as_ptr(), &*items.items[0]));
+            cursor.skip()
+        });
         Ok(())
     }
 
@@ -2000,30 +2584,57 @@ mod tests {
         }
     }
 
+    /// Makes `N` objects with their index as value, all in memory of the same NUMA node: that one,
+    /// and the objects.
+    fn objects<const N: usize>() -> Result<(i32, KVec<Arc<Object>>)> {
+        let lru = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
+        let mut objects = KVec::with_capacity(N, GFP_KERNEL)?;
+        // Those of another node are kept, too, lest their memory comes again.
+        let mut others = KVec::new();
+        let mut nid = None;
+
+        while objects.len() < N {
+            let object = Object::new(objects.len())?;
+            lru.add(&object, GFP_KERNEL)?;
+            let here = nodes()
+                .find(|&nid| lru.count_node(nid) != 0)
+                .ok_or(EINVAL)?;
+            assert!(lru.del(&object).is_some());
+
+            if *nid.get_or_insert(here) == here {
+                objects.push(object, GFP_KERNEL)?;
+            } else {
+                others.push(object, GFP_KERNEL)?;
+            }
+        }
+        Ok((nid.ok_or(EINVAL)?, objects))
+    }
+
     #[test]
     fn arc_add_and_del() -> Result {
         let lru = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
         let other = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
-        let sc = TestControl::new(9);
-        let object = Object::new(1)?;
+        let (nid, objects) = objects::<1>()?;
+        let object = &objects[0];
+        let sc = TestControl::new(9).with_nid(nid)?;
 
-        assert!(lru.del(&object).is_none());
-        assert!(lru.add(&object, GFP_KERNEL)?);
+        assert!(lru.del(object).is_none());
+        assert!(lru.add(object, GFP_KERNEL)?);
         assert!(object.entry.is_linked());
         assert_eq!(lru.count(&sc), 1);
 
         // It is in a list: neither can it be added again, nor removed from another.
-        assert!(!lru.add(&object, GFP_KERNEL)?);
-        assert!(!other.add(&object, GFP_KERNEL)?);
-        assert!(other.del(&object).is_none());
+        assert!(!lru.add(object, GFP_KERNEL)?);
+        assert!(!other.add(object, GFP_KERNEL)?);
+        assert!(other.del(object).is_none());
         assert_eq!((lru.count(&sc), other.count(&sc)), (1, 0));
 
-        let reference = lru.del(&object).unwrap();
-        assert!(Arc::ptr_eq(&reference, &object));
+        let reference = lru.del(object).unwrap();
+        assert!(Arc::ptr_eq(&reference, object));
         assert!(!object.entry.is_linked());
         assert_eq!(lru.count(&sc), 0);
 
-        assert!(other.add(&object, GFP_KERNEL)?);
+        assert!(other.add(object, GFP_KERNEL)?);
         assert_eq!(other.count(&sc), 1);
         Ok(())
     }
@@ -2031,12 +2642,10 @@ mod tests {
     #[test]
     fn arc_walk() -> Result {
         let lru = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
-        let sc = TestControl::new(9);
-        let mut objects = KVec::with_capacity(4, GFP_KERNEL)?;
-        for value in 0..4 {
-            let object = Object::new(value)?;
-            lru.add(&object, GFP_KERNEL)?;
-            objects.push(object, GFP_KERNEL)?;
+        let (nid, objects) = objects::<4>()?;
+        let sc = TestControl::new(9).with_nid(nid)?;
+        for object in &objects {
+            lru.add(object, GFP_KERNEL)?;
         }
 
         let mut dispose = KBox::pin_init(ArcDisposeList::new(), GFP_KERNEL)?;
@@ -2059,6 +2668,24 @@ mod tests {
         drop(dispose);
         assert!(!objects[2].entry.is_linked());
         assert_eq!(lru.count(&sc), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn arc_drop_empties_long_lists() -> Result {
+        let lru = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
+        let mut objects = KVec::with_capacity(300, GFP_KERNEL)?;
+        for value in 0..300 {
+            let object = Object::new(value)?;
+            lru.add(&object, GFP_KERNEL)?;
+            objects.push(object, GFP_KERNEL)?;
+        }
+        assert_eq!(nodes().map(|nid| lru.count_node(nid)).sum::<usize>(), 300);
+        drop(lru);
+
+        for object in objects {
+            assert!(Arc::into_unique_or_drop(object).is_some());
+        }
         Ok(())
     }
 
