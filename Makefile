@@ -43,7 +43,7 @@ shell: ## a shell in the virtual machine, with the Binder devices mounted
 	@$(LAB)/shell
 
 .PHONY: check
-check: ## rustfmt, clippy, W=1 and checkpatch on our files
+check: ## rustfmt, clippy, W=1, rustdoc and checkpatch on our files
 	@$(LAB)/check
 
 .PHONY: build
