@@ -6,20 +6,16 @@
 //! The expectations are those that the C driver and the Rust driver of Linux 7.3 share; where the
 //! two differ, a comment at the test says how, and the Rust driver's answer is wanted unless noted.
 
-mod binder;
 mod cgroup;
 mod data;
-mod endpoint;
 mod faults;
-mod outcome;
 mod process;
 mod remote;
 mod runner;
 mod sample;
-mod shrinker;
 mod tests;
-mod uapi;
 
+use binder_raw::{binder, check, check_eq, endpoint, fail, note, outcome, shrinker, uapi};
 use std::{io::Read, process::ExitCode};
 
 const USAGE: &str = "usage: binder-selftests [--sample] [--list] [FILTER]...

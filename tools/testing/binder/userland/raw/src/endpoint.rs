@@ -262,6 +262,7 @@ impl Endpoint {
     }
 
     /// The next thing that is of interest to a test; waits for it.
+    #[expect(clippy::should_implement_trait, reason = "it never ends, but may fail")]
     pub fn next(&mut self) -> Outcome<Return> {
         while self.returned.is_empty() {
             let mut buffer = [0u8; 1024];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the tests need of `include/uapi/linux/android/binder.h` and `binderfs.h`.
+//! What tests and benchmarks need of `include/uapi/linux/android/binder.h` and `binderfs.h`.
 //!
 //! Codes are computed from direction, number and payload type, as the kernel's header does. That
 //! makes the payload size part of the code, and [`payload_size`] can skip codes that a test
@@ -119,6 +119,7 @@ pub const CTL_ADD: Opcode = opcode::read_write::<BinderfsDevice>(b'b', 1);
 pub const BC_TRANSACTION: u32 = opcode::write::<TransactionData>(b'c', 0);
 pub const BC_REPLY: u32 = opcode::write::<TransactionData>(b'c', 1);
 pub const BC_FREE_BUFFER: u32 = opcode::write::<u64>(b'c', 3);
+pub const BC_ACQUIRE: u32 = opcode::write::<u32>(b'c', 5);
 pub const BC_INCREFS_DONE: u32 = opcode::write::<PtrCookie>(b'c', 8);
 pub const BC_ACQUIRE_DONE: u32 = opcode::write::<PtrCookie>(b'c', 9);
 pub const BC_ENTER_LOOPER: u32 = opcode::none(b'c', 12);
