@@ -4,7 +4,7 @@
 # that a target needs, it gets.
 
 LAB := tools/testing/binder/lab
-VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT
+VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK
 export $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
 
 .DEFAULT_GOAL := help
@@ -24,6 +24,7 @@ help: ## this list
 #: TOOLCHAIN host: build the kernel with this machine's own tools
 #: JOBS how many compilers at once (default: one a processor)
 #: TIMEOUT seconds that a command in the virtual machine may take (default 600)
+#: QUICK 1: for bench, fewer repetitions
 #: DEBIAN_MIRROR where Debian's packages come from (default http://deb.debian.org/debian)
 
 .PHONY: demo
@@ -37,6 +38,10 @@ test: ## all tests; the last line counts them
 .PHONY: host-test
 host-test: ## the allocator's tests on this machine: models, exhaustive cases, loom
 	@$(LAB)/host-test
+
+.PHONY: bench
+bench: ## costs next to those of the C driver and of upstream's Rust driver
+	@$(LAB)/bench
 
 .PHONY: shell
 shell: ## a shell in the virtual machine, with the Binder devices mounted

@@ -2,13 +2,17 @@
 
 //! A plugin for QEMU that counts the instructions that a virtual machine with one CPU executes.
 //!
-//!     -plugin profiler.so,symbols=FILE,out=FILE,marker=NAME,call=PART,call=PART...
+//!     -plugin profiler.so,symbols=FILE,parts=FILE,out=FILE,marker=NAME,call=NAME,call=NAME...
 //!
 //! `symbols` is the output of `nm --numeric-sort --demangle` on the kernel. A new phase begins whenever
 //! the function `marker` is called. For each phase, and for each function whose name contains
-//! one of the PARTs, the output tells how often it was called and what a call costs with all
+//! one of those given, the output tells how often it was called and what a call costs with all
 //! that it calls: least, median and mean. Below that stand the functions that the instructions were
 //! executed in, as a mean for each call.
+//!
+//! `parts` tells which instructions belong to which part of the work, whatever functions the compiler
+//! has put them in: lines of first address, address after the last, and name of the part. The
+//! output tells how many instructions each took, with all that they call.
 //!
 //! A function returns when the instruction after the call is reached; what an interrupt
 //! executes meanwhile counts too, so the median is what to look at.
@@ -31,7 +35,7 @@ const NO_REGISTERS: c_int = 0;
 
 /// The version of the interface that this is written for.
 #[no_mangle]
-pub static qemu_plugin_version: c_int = 2;
+pub static qemu_plugin_version: c_int = 3;
 
 extern "C" {
     fn qemu_plugin_register_vcpu_tb_trans_cb(id: Id, callback: extern "C" fn(Id, *mut Block));
@@ -47,10 +51,10 @@ extern "C" {
         data: *mut c_void,
     );
     fn qemu_plugin_tb_n_insns(block: *const Block) -> usize;
-    fn qemu_plugin_tb_vaddr(block: *const Block) -> u64;
     fn qemu_plugin_tb_get_insn(block: *const Block, index: usize) -> *mut Insn;
     fn qemu_plugin_insn_vaddr(insn: *const Insn) -> u64;
     fn qemu_plugin_insn_size(insn: *const Insn) -> usize;
+    fn qemu_plugin_insn_data(insn: *const Insn, data: *mut c_void, len: usize) -> usize;
 }
 
 /// What is known of a translation block.
@@ -62,6 +66,24 @@ struct Known {
     /// The function that begins here, if it is one to watch: its index in `Profile::calls`.
     call: Option<usize>,
     marks: bool,
+    begins_function: bool,
+    ends_with_call: bool,
+    /// How many instructions belong to each part: its index in `Profile::parts`.
+    parts: Vec<(usize, u64)>,
+    /// What the last instruction belongs to.
+    last_part: Option<usize>,
+}
+
+/// A part of the work, and how many instructions it took in this phase.
+struct Part {
+    name: String,
+    executed: u64,
+}
+
+/// What a part has called, or jumped to for good.
+struct Callee {
+    part: usize,
+    returns_to: u64,
 }
 
 /// What was seen of a function in this phase.
@@ -85,7 +107,14 @@ struct Profile {
     /// Start and name of each function, by address.
     symbols: Vec<(u64, String)>,
     marker: String,
-    parts: Vec<String>,
+    names: Vec<String>,
+    parts: Vec<Part>,
+    /// First address, address after the last, and part, by address.
+    ranges: Vec<(u64, u64, usize)>,
+    callee: Option<Callee>,
+    /// Where the function that belongs to a part as a whole returns to.
+    part_returns_to: u64,
+    was_part: Option<usize>,
     out: String,
     calls: Vec<Call>,
     by_name: HashMap<String, usize>,
@@ -118,10 +147,42 @@ impl Profile {
             }
             "out" => self.out = value.into(),
             "marker" => self.marker = value.into(),
-            "call" => self.parts.push(value.into()),
+            "call" => self.names.push(value.into()),
+            "parts" => {
+                let text = fs::read_to_string(value).map_err(|error| error.to_string())?;
+                for line in text.lines() {
+                    self.add_range(line)
+                        .ok_or_else(|| format!("bad line '{line}'"))?;
+                }
+                self.ranges.sort_unstable();
+            }
             _ => return Err(format!("{key} is unknown")),
         }
         Ok(())
+    }
+
+    fn add_range(&mut self, line: &str) -> Option<()> {
+        let mut words = line.split_whitespace();
+        let first = u64::from_str_radix(words.next()?, 16).ok()?;
+        let end = u64::from_str_radix(words.next()?, 16).ok()?;
+        let name = words.next()?;
+        let part = self.parts.iter().position(|part| part.name == name);
+        let part = part.unwrap_or_else(|| {
+            self.parts.push(Part {
+                name: name.into(),
+                executed: 0,
+            });
+            self.parts.len() - 1
+        });
+        self.ranges.push((first, end, part));
+        Some(())
+    }
+
+    /// What an instruction belongs to.
+    fn part(&self, addr: u64) -> Option<usize> {
+        let after = self.ranges.partition_point(|(first, _, _)| *first <= addr);
+        let (_, end, part) = self.ranges.get(after.checked_sub(1)?)?;
+        (addr < *end).then_some(*part)
     }
 
     /// The index of the function that an address is in; 0 is for everything outside of the kernel.
@@ -136,16 +197,32 @@ impl Profile {
         }
     }
 
-    fn know(&mut self, start: u64, end: u64, insns: u64) -> Known {
+    fn know(&mut self, insns: &[u64], end: u64, ends_with_call: bool) -> Known {
+        let start = insns[0];
+        let last_part = self.part(insns[insns.len() - 1]);
+        let mut parts = Vec::new();
+        for (index, _) in self.parts.iter().enumerate() {
+            let count = insns
+                .iter()
+                .filter(|insn| self.part(**insn) == Some(index))
+                .count();
+            if count > 0 {
+                parts.push((index, count as u64));
+            }
+        }
         let symbol = self.symbol(start);
         let entry = symbol != 0 && self.symbols[symbol - 1].0 == start;
         let name = self.symbol_name(symbol).to_string();
-        let watched = entry && self.parts.iter().any(|part| name.contains(part.as_str()));
+        let watched = entry && self.names.iter().any(|part| name.contains(part.as_str()));
         Known {
             start,
             end,
-            insns,
+            insns: insns.len() as u64,
             symbol,
+            begins_function: entry,
+            ends_with_call,
+            parts,
+            last_part,
             call: watched.then(|| {
                 *self.by_name.entry(name.clone()).or_insert_with(|| {
                     self.calls.push(Call {
@@ -175,6 +252,7 @@ impl Profile {
         if block.marks {
             self.end_phase();
         }
+        self.execute_parts(block);
         if let Some(call) = block.call {
             if self.pending.len() == 16 {
                 self.pending.clear();
@@ -196,12 +274,53 @@ impl Profile {
         self.last_end = block.end;
     }
 
+    fn execute_parts(&mut self, block: &Known) {
+        let before = self.was_part.take();
+        if let Some(callee) = &self.callee {
+            if callee.returns_to != block.start {
+                self.parts[callee.part].executed += block.insns;
+                return;
+            }
+            self.callee = None;
+        } else if let (Some(part), true) = (before, block.begins_function && block.parts.is_empty())
+        {
+            // A jump into a function, which returns in place of the one that jumped.
+            self.parts[part].executed += block.insns;
+            self.callee = Some(Callee {
+                part,
+                returns_to: self.part_returns_to,
+            });
+            return;
+        }
+        if block.begins_function && !block.parts.is_empty() {
+            self.part_returns_to = self.last_end;
+        }
+        for (part, count) in &block.parts {
+            self.parts[*part].executed += count;
+        }
+        self.was_part = block.last_part;
+        if let (Some(part), true) = (block.last_part, block.ends_with_call) {
+            self.callee = Some(Callee {
+                part,
+                returns_to: block.end,
+            });
+        }
+    }
+
     fn end_phase(&mut self) {
         let mut text = format!(
             "phase {}: {} instructions\n",
             self.phase,
             self.executed - self.phase_began
         );
+        for part in &mut self.parts {
+            let _ = writeln!(
+                text,
+                "part {}: {}",
+                part.name,
+                std::mem::take(&mut part.executed)
+            );
+        }
         let inside = std::mem::take(&mut self.phase_inside);
         self.list(&mut text, inside, 1);
         for index in 0..self.calls.len() {
@@ -224,6 +343,7 @@ impl Profile {
         }
         self.text.push_str(&text);
         self.pending.clear();
+        self.callee = None;
         self.phase += 1;
         self.phase_began = self.executed;
     }
@@ -233,7 +353,7 @@ impl Profile {
         inside.sort_by_key(|(_, insns)| std::cmp::Reverse(*insns));
         for (symbol, insns) in inside
             .into_iter()
-            .take(50)
+            .take(200)
             .filter(|(_, insns)| *insns >= count)
         {
             let _ = writeln!(
@@ -255,15 +375,36 @@ fn function(line: &str) -> Option<(u64, String)> {
     ("tTwW".contains(kind) && addr >> 63 == 1).then(|| (addr, name.into()))
 }
 
+/// Whether this x86 instruction is a call.
+fn is_call(code: &[u8]) -> bool {
+    let prefixes = [0x2e, 0x3e, 0x66, 0xf2, 0xf3];
+    let mut code = code
+        .iter()
+        .skip_while(|byte| prefixes.contains(*byte) || (0x40..0x50).contains(*byte));
+    match code.next() {
+        Some(0xe8) => true,
+        Some(0xff) => code.next().is_some_and(|modrm| (modrm >> 3) & 7 == 2),
+        _ => false,
+    }
+}
+
 extern "C" fn translated(_: Id, block: *mut Block) {
     // SAFETY: QEMU passes a valid block with at least one instruction.
-    let (start, end, insns) = unsafe {
-        let insns = qemu_plugin_tb_n_insns(block);
-        let last = qemu_plugin_tb_get_insn(block, insns - 1);
+    let (insns, end, ends_with_call) = unsafe {
+        let insns: Vec<_> = (0..qemu_plugin_tb_n_insns(block))
+            .map(|index| qemu_plugin_tb_get_insn(block, index))
+            .collect();
+        let last = insns[insns.len() - 1];
+        let mut code = [0u8; 16];
+        let len = qemu_plugin_insn_data(last, code.as_mut_ptr().cast(), code.len());
         let end = qemu_plugin_insn_vaddr(last) + qemu_plugin_insn_size(last) as u64;
-        (qemu_plugin_tb_vaddr(block), end, insns as u64)
+        let addrs: Vec<_> = insns
+            .iter()
+            .map(|insn| qemu_plugin_insn_vaddr(*insn))
+            .collect();
+        (addrs, end, is_call(&code[..len]))
     };
-    let known = Box::leak(Box::new(profile().know(start, end, insns)));
+    let known = Box::leak(Box::new(profile().know(&insns, end, ends_with_call)));
     // SAFETY: The callback gets what it is written for, which is never freed.
     unsafe {
         qemu_plugin_register_vcpu_tb_exec_cb(

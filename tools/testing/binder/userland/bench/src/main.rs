@@ -2,25 +2,39 @@
 
 //! Measures what Binder's buffers cost, in the same way on every kernel that has a Binder driver,
 //! and prints the figures as JSON.
-//!
-//! A load begins with a system call that does nothing, so that a profiler outside of the virtual
-//! machine can tell the loads apart (see [`mark`]).
 
 mod clock;
 mod loads;
+mod phase;
 mod process;
 mod record;
 mod sender;
 mod server;
+mod table;
 mod wire;
 
 use binder_raw::outcome::{Outcome, Stop};
-use clap::Parser;
+use clap::{Args, Parser};
 use record::Report;
-use std::{fs, path::Path, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-/// Measures what Binder's buffers cost. Needs root, binderfs, debugfs and cgroup2.
+/// Measures what Binder's buffers cost.
 #[derive(Parser)]
+enum Command {
+    /// Measure, and print JSON. Needs root, binderfs, debugfs and cgroup2
+    Measure(Options),
+    /// Compare what was measured on three kernels
+    Table {
+        /// The folder with the results of `lab/bench`
+        folder: PathBuf,
+    },
+}
+
+#[derive(Args)]
 struct Options {
     /// Run only the loads whose names contain one of these
     filters: Vec<String>,
@@ -45,7 +59,11 @@ pub struct Plan {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let result = match Command::parse() {
+        Command::Measure(options) => measure(&options),
+        Command::Table { folder } => table::print(&folder),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Stop::Fail(why) | Stop::Skip(why)) => {
             eprintln!("binder-bench: {why}");
@@ -54,7 +72,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Outcome {
+fn measure(options: &Options) -> Outcome {
     let wanted = |name: &str| {
         options.filters.is_empty()
             || options
@@ -77,13 +95,15 @@ fn run(options: &Options) -> Outcome {
     };
     let mut report = Report {
         kernel: fs::read_to_string("/proc/version")?.trim_end().into(),
-        unit: clock::unit(),
+        unit: clock::unit().into(),
         figures: Vec::new(),
+        phases: Vec::new(),
     };
     for load in loads::ALL.iter().filter(|load| wanted(load.name)) {
         eprintln!("{}", load.name);
         (load.run)(&plan, &mut report.figures)?;
     }
+    report.phases = phase::take();
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())
 }
@@ -95,11 +115,4 @@ fn enter_cgroup() -> Outcome {
         fs::write(group.join("cgroup.procs"), "0")?;
     }
     Ok(())
-}
-
-/// Begins a phase of which a profiler is to know, by a system call that nothing else makes.
-pub fn mark(phase: &str) {
-    // SAFETY: The call takes a number and has no effect.
-    unsafe { libc::sched_get_priority_max(0) };
-    eprintln!("phase: {phase}");
 }

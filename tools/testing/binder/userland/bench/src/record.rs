@@ -3,18 +3,27 @@
 //! What was measured.
 
 use crate::clock;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// All that one run of the program measured.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Report {
     pub kernel: String,
-    pub unit: &'static str,
+    pub unit: String,
     pub figures: Vec<Figure>,
+    /// What was measured between two marks, in this order (see [`crate::phase`]).
+    pub phases: Vec<Phase>,
+}
+
+/// A phase of the work, in which the same was done some times.
+#[derive(Serialize, Deserialize)]
+pub struct Phase {
+    pub name: String,
+    pub rounds: usize,
 }
 
 /// One figure of a load.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Figure {
     pub load: String,
     pub unit: String,

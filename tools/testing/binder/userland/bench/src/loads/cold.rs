@@ -2,7 +2,7 @@
 
 //! Pages that a buffer needs and nobody has yet, and pages that the shrinker takes back.
 
-use crate::{clock::measure, mark, record::Figure, wire::Pair, Plan};
+use crate::{clock::measure, phase::Phase, record::Figure, wire::Pair, Plan};
 use binder_raw::{
     binder::{KIB, MIB, PAGE},
     check,
@@ -16,8 +16,9 @@ pub fn first_touch(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
         let name = format!("first touch: {}", super::size(size));
         let mut colds = Vec::new();
         let mut warms = Vec::new();
-        mark(&name);
-        for _ in 0..(plan.repetitions / 20).max(10) {
+        let rounds = (plan.repetitions / 20).max(10);
+        let _phase = Phase::begin(&name, rounds);
+        for _ in 0..rounds {
             let mut pair = Pair::new("bench-cold", 4 * MIB)?;
             for sends in [&mut colds, &mut warms] {
                 let send = pair.send(size)?;
@@ -53,7 +54,6 @@ pub fn reclaim(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
         };
         let mut samples = Vec::new();
         let mut pair = Pair::new("bench-reclaim", 4 * MIB)?;
-        mark(name);
         for _ in 0..(plan.repetitions / 50).max(5) {
             let buffers = (0..PAGES)
                 .map(|_| pair.leave(PAGE))
@@ -64,7 +64,9 @@ pub fn reclaim(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
                 }
             }
             let before = shrinker::total();
+            let phase = Phase::begin(name, idle);
             let (scan, ()) = measure(|| shrinker::scan_each(u64::MAX >> 1));
+            drop(phase);
             let freed = before - shrinker::total();
             check!(freed as usize >= idle, "{freed} pages freed, not {idle}");
             samples.push(scan);

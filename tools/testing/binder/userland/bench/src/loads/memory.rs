@@ -3,7 +3,6 @@
 //! The kernel memory that stands behind a mapping, its buffers' pages themselves apart.
 
 use crate::{
-    mark,
     record::Figure,
     sender::Sender,
     wire::{Commands, Wire},
@@ -39,7 +38,6 @@ pub fn run(_: &Plan, figures: &mut Vec<Figure>) -> Outcome {
         (127, "127 pages touched"),
     ] {
         let name = format!("metadata: 254 pages mapped, {what}");
-        mark(&name);
         let bytes = touched(pages * PAGE)?;
         figures.push(Figure::new(name, "bytes", vec![bytes], PROCESSES as u64));
     }

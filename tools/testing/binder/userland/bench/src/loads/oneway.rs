@@ -3,7 +3,7 @@
 //! Oneway transactions sent while many wait to be received, with much and with little space left
 //! for them. Below a fifth, the driver looks for the process that has used it up.
 
-use crate::{clock::measure, mark, record::Figure, wire::Pair, Plan};
+use crate::{clock::measure, phase::Phase, record::Figure, wire::Pair, Plan};
 use binder_raw::{binder::MIB, outcome::Outcome};
 
 const MAPPING: usize = 4 * MIB;
@@ -45,9 +45,10 @@ fn waiting(
         pair.send(SIZE)?;
     }
     let warm_up = 64;
+    let mut phase = None;
     for round in 0..warm_up + plan.repetitions {
         if round == warm_up {
-            mark(&name);
+            phase = Some(Phase::begin(&name, plan.repetitions));
         }
         let send = pair.send(SIZE)?;
         let (drain, result) = measure(|| {
@@ -60,6 +61,7 @@ fn waiting(
             drains.push(drain);
         }
     }
+    drop(phase);
     figures.push(Figure::cost(format!("{name}: send"), sends));
     figures.push(Figure::cost(format!("{name}: receive and free"), drains));
     Ok(())

@@ -5,7 +5,7 @@
 
 use crate::{
     clock::measure,
-    mark,
+    phase::Phase,
     record::Figure,
     server,
     wire::{Commands, Wire},
@@ -43,7 +43,7 @@ pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
     let _server = server::start(&device, 4 * MIB, SENDERS.len())?;
     let calls = plan.repetitions * 4;
     let done = AtomicBool::new(false);
-    mark("latency under reclaim");
+    let _phase = Phase::begin("latency under reclaim", calls * SENDERS.len());
     thread::scope(|scope| -> Outcome {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {

@@ -5,7 +5,7 @@
 
 use crate::{
     clock::measure,
-    mark,
+    phase::Phase,
     record::Figure,
     server,
     wire::{Commands, Wire},
@@ -28,9 +28,10 @@ pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
         commands.transaction(0, &payload, 0);
         let mut samples = Vec::new();
         let warm_up = 32;
+        let mut phase = None;
         for round in 0..warm_up + plan.repetitions {
             if round == warm_up {
-                mark(&name);
+                phase = Some(Phase::begin(&name, plan.repetitions));
             }
             let (trip, reply) = measure(|| client.talk(&commands, BR_REPLY));
             let reply = reply?.buffer;
@@ -39,6 +40,7 @@ pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
             }
             commands.clear().free(reply).transaction(0, &payload, 0);
         }
+        drop(phase);
         figures.push(Figure::cost(name, samples));
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 //! A buffer is allocated and freed where all pages are there already, next to others in use.
 
-use crate::{clock::measure, mark, record::Figure, wire::Pair, Plan};
+use crate::{clock::measure, phase::Phase, record::Figure, wire::Pair, Plan};
 use binder_raw::{
     binder::{KIB, MIB},
     outcome::Outcome,
@@ -37,7 +37,7 @@ fn next_to(plan: &Plan, figures: &mut Vec<Figure>, size: usize, outstanding: usi
     for _ in 0..16 {
         round(&mut pair)?;
     }
-    mark(&name);
+    let _phase = Phase::begin(&name, plan.repetitions);
     for _ in 0..plan.repetitions {
         round(&mut pair)?;
     }
