@@ -77,7 +77,14 @@ struct Known {
 /// A part of the work, and how many instructions it took in this phase.
 struct Part {
     name: String,
-    executed: u64,
+    /// By the function that they were executed in.
+    inside: HashMap<usize, u64>,
+}
+
+impl Part {
+    fn execute(&mut self, symbol: usize, insns: u64) {
+        *self.inside.entry(symbol).or_default() += insns;
+    }
 }
 
 /// What a part has called, or jumped to for good.
@@ -170,7 +177,7 @@ impl Profile {
         let part = part.unwrap_or_else(|| {
             self.parts.push(Part {
                 name: name.into(),
-                executed: 0,
+                inside: HashMap::new(),
             });
             self.parts.len() - 1
         });
@@ -278,14 +285,14 @@ impl Profile {
         let before = self.was_part.take();
         if let Some(callee) = &self.callee {
             if callee.returns_to != block.start {
-                self.parts[callee.part].executed += block.insns;
+                self.parts[callee.part].execute(block.symbol, block.insns);
                 return;
             }
             self.callee = None;
         } else if let (Some(part), true) = (before, block.begins_function && block.parts.is_empty())
         {
             // A jump into a function, which returns in place of the one that jumped.
-            self.parts[part].executed += block.insns;
+            self.parts[part].execute(block.symbol, block.insns);
             self.callee = Some(Callee {
                 part,
                 returns_to: self.part_returns_to,
@@ -296,7 +303,7 @@ impl Profile {
             self.part_returns_to = self.last_end;
         }
         for (part, count) in &block.parts {
-            self.parts[*part].executed += count;
+            self.parts[*part].execute(block.symbol, *count);
         }
         self.was_part = block.last_part;
         if let (Some(part), true) = (block.last_part, block.ends_with_call) {
@@ -313,15 +320,14 @@ impl Profile {
             self.phase,
             self.executed - self.phase_began
         );
-        for part in &mut self.parts {
-            let _ = writeln!(
-                text,
-                "part {}: {}",
-                part.name,
-                std::mem::take(&mut part.executed)
-            );
+        for index in 0..self.parts.len() {
+            let inside = std::mem::take(&mut self.parts[index].inside);
+            let executed: u64 = inside.values().sum();
+            let _ = writeln!(text, "part {}: {executed}", self.parts[index].name);
+            self.list(&mut text, inside, 1);
         }
         let inside = std::mem::take(&mut self.phase_inside);
+        text.push_str("all:\n");
         self.list(&mut text, inside, 1);
         for index in 0..self.calls.len() {
             let mut costs = std::mem::take(&mut self.calls[index].costs);

@@ -31,6 +31,7 @@ impl Sender {
         let (results, results_out) = std::io::pipe()?;
         let process = process::fork(|| {
             let mut wire = Wire::client(device, 16 * KIB)?;
+            wire.write(Commands::default().acquire(0))?;
             work(&mut wire, requests_in, results_out)
         })?;
         let mut sender = Sender {

@@ -39,13 +39,18 @@ pub fn run(_: &Plan, figures: &mut Vec<Figure>) -> Outcome {
     ] {
         let name = format!("metadata: 254 pages mapped, {what}");
         let bytes = touched(pages * PAGE)?;
-        figures.push(Figure::new(name, "bytes", vec![bytes], PROCESSES as u64));
+        figures.push(Figure::new(
+            name,
+            "bytes",
+            vec![bytes.max(0) as u64],
+            PROCESSES as u64,
+        ));
     }
     Ok(())
 }
 
 /// Bytes that all the mappings cost, with as many bytes at the start of each in idle pages.
-fn touched(bytes: usize) -> Outcome<u64> {
+fn touched(bytes: usize) -> Outcome<i64> {
     let mut processes = Vec::new();
     for index in 0..PROCESSES {
         let device = Device::create(&format!("bench-{index}"))?;
@@ -64,32 +69,61 @@ fn touched(bytes: usize) -> Outcome<u64> {
         }
     }
     let after = used()?;
-    Ok(after.saturating_sub(before))
+    Ok(after - before)
 }
 
-/// Bytes in slabs and of vmalloc.
-fn used() -> Outcome<u64> {
-    // Objects whose freeing waits for RCU are gone by then.
+/// Bytes of objects from slabs, of larger ones, and of vmalloc.
+fn used() -> Outcome<i64> {
+    // Objects whose freeing waits for RCU or for a worker are gone by then.
     sleep(Duration::from_millis(300));
-    let slabs: u64 = fs::read_to_string("/proc/slabinfo")
+    // What is kept for the next allocation counts as used, unless it is given back.
+    for cache in fs::read_dir("/sys/kernel/slab")?.flatten() {
+        let _ = fs::write(cache.path().join("shrink"), "1");
+    }
+    let (mut objects, mut pages) = (0, 0);
+    for slab in fs::read_to_string("/proc/slabinfo")
         .context("slabinfo")?
         .lines()
-        .filter_map(slab)
-        .sum();
+        .filter_map(Slab::parse)
+    {
+        pages += slab.pages;
+        if !NOT_BINDER.contains(&slab.name.as_str()) {
+            objects += slab.objects;
+        }
+    }
     let meminfo = fs::read_to_string("/proc/meminfo")?;
-    let vmalloc: u64 = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("VmallocUsed:"))
-        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0);
-    Ok(slabs + vmalloc * 1024)
+    let bytes = |name: &str| {
+        meminfo
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix(name)?
+                    .split_whitespace()
+                    .nth(1)?
+                    .parse()
+                    .ok()
+            })
+            .map_or(0, |kib: i64| kib * 1024)
+    };
+    Ok(objects + bytes("Slab") - pages + bytes("VmallocUsed"))
 }
 
-/// Bytes of the objects in use, from a line of slabinfo.
-fn slab(line: &str) -> Option<u64> {
-    let mut words = line.split_whitespace();
-    let name = words.next()?;
-    let objects: u64 = words.next()?.parse().ok()?;
-    let size: u64 = words.nth(1)?.parse().ok()?;
-    (!NOT_BINDER.contains(&name)).then_some(objects * size)
+/// A line of slabinfo.
+struct Slab {
+    name: String,
+    /// Bytes of the objects in use.
+    objects: i64,
+    /// Bytes of all its pages.
+    pages: i64,
+}
+
+impl Slab {
+    fn parse(line: &str) -> Option<Self> {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let number = |index: usize| words.get(index)?.parse::<i64>().ok();
+        Some(Slab {
+            name: words.first()?.to_string(),
+            objects: number(1)? * number(3)?,
+            pages: number(14)? * number(5)? * PAGE as i64,
+        })
+    }
 }
