@@ -106,7 +106,8 @@ fn figures(folder: &Path, kernel: &str) -> Outcome<Vec<(String, f64)>> {
             .iter()
             .map(|figure| (figure.load.clone(), value(figure))),
     );
-    figures.extend(timed(folder, kernel)?);
+    figures.extend(medians(folder, "latency", kernel, "")?);
+    figures.extend(medians(folder, "time", kernel, ", 2 CPUs, ns")?);
     Ok(figures)
 }
 
@@ -118,13 +119,13 @@ fn value(figure: &Figure) -> f64 {
     }
 }
 
-/// Medians of the runs on two CPUs, in nanoseconds.
-fn timed(folder: &Path, kernel: &str) -> Outcome<Vec<(String, f64)>> {
+/// Medians of what was measured in several runs; `label` says how.
+fn medians(folder: &Path, kind: &str, kernel: &str, label: &str) -> Outcome<Vec<(String, f64)>> {
     let mut loads: Vec<(String, Vec<f64>)> = Vec::new();
-    let paths = (1..).map(|run| folder.join(format!("time-{kernel}-{run}.json")));
+    let paths = (1..).map(|run| folder.join(format!("{kind}-{kernel}-{run}.json")));
     for path in paths.take_while(|path| path.exists()) {
         for figure in &read(&path)?.figures {
-            let load = format!("{}, 2 CPUs, ns", figure.load);
+            let load = format!("{}{label}", figure.load);
             let values = match loads.iter_mut().find(|(known, _)| *known == load) {
                 Some((_, values)) => values,
                 None => {

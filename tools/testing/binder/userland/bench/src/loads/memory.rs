@@ -57,7 +57,7 @@ fn touched(bytes: usize) -> Outcome<i64> {
         let server = Wire::unmapped_manager(&device)?;
         processes.push((Sender::start(&device)?, server, device));
     }
-    let before = used()?;
+    let before = settled()?;
     let mut commands = Commands::default();
     for (sender, server, _) in &mut processes {
         server.map(MAPPING)?;
@@ -68,14 +68,26 @@ fn touched(bytes: usize) -> Outcome<i64> {
             server.write(&commands)?;
         }
     }
-    let after = used()?;
+    let after = settled()?;
     Ok(after - before)
+}
+
+/// Waits until what ended before has given back its memory, and tells what is used.
+fn settled() -> Outcome<i64> {
+    let mut last = used()?;
+    for _ in 0..20 {
+        sleep(Duration::from_millis(200));
+        let now = used()?;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    Ok(last)
 }
 
 /// Bytes of objects from slabs, of larger ones, and of vmalloc.
 fn used() -> Outcome<i64> {
-    // Objects whose freeing waits for RCU or for a worker are gone by then.
-    sleep(Duration::from_millis(300));
     // What is kept for the next allocation counts as used, unless it is given back.
     for cache in fs::read_dir("/sys/kernel/slab")?.flatten() {
         let _ = fs::write(cache.path().join("shrink"), "1");
