@@ -9,7 +9,7 @@ use crate::{
         Spinning, //
     },
     error::Result,
-    memcontrol::MemCgroup,
+    memcontrol::RcuMemCgroup,
     page::Page,
     shrinker::ShrinkControl,
     sync::{
@@ -64,7 +64,7 @@ impl Drop for LruLinks {
 pub trait LruItem {
     fn links(&self) -> &LruLinks;
     fn nid(&self) -> i32;
-    fn memcg<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a MemCgroup>;
+    fn memcg<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a RcuMemCgroup>;
 }
 
 #[macro_export]

@@ -18,6 +18,7 @@ use crate::{
 };
 use std::{
     cell::RefCell,
+    ops::Deref,
     ptr,
     sync::{
         atomic::{
@@ -28,27 +29,36 @@ use std::{
     },
 };
 
-pub struct MemCgroup {
+/// A memcg that is known to exist, but perhaps not for long.
+pub struct RcuMemCgroup {
     charged: AtomicUsize,
     limit: AtomicUsize,
 }
 
-impl AlwaysRefCounted for MemCgroup {}
-
-impl PartialEq for MemCgroup {
+impl PartialEq for RcuMemCgroup {
     fn eq(&self, other: &Self) -> bool {
         ptr::eq(self, other)
     }
 }
 
-impl Eq for MemCgroup {}
+pub struct MemCgroup(RcuMemCgroup);
+
+impl Deref for MemCgroup {
+    type Target = RcuMemCgroup;
+
+    fn deref(&self) -> &RcuMemCgroup {
+        &self.0
+    }
+}
+
+impl AlwaysRefCounted for MemCgroup {}
 
 impl MemCgroup {
     pub fn new() -> ARef<Self> {
-        ARef::from_arc(Arc::new(Self {
+        ARef::from_arc(Arc::new(Self(RcuMemCgroup {
             charged: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
-        }))
+        })))
     }
 
     /// How many pages are charged to it.
@@ -65,8 +75,8 @@ impl MemCgroup {
         Some(mm.memcg.clone())
     }
 
-    pub fn of_page<'rcu>(page: &Page, _: &'rcu rcu::Guard) -> Option<&'rcu Self> {
-        let memcg: *const Self = page.raw().memcg.as_deref()?;
+    pub fn of_page<'rcu>(page: &Page, _: &'rcu rcu::Guard) -> Option<&'rcu RcuMemCgroup> {
+        let memcg: *const RcuMemCgroup = &**page.raw().memcg.as_deref()?;
         // SAFETY: A page that may be asked about lives as long as the guard, and its memcg as long
         // as the page.
         Some(unsafe { &*memcg })
