@@ -4,7 +4,7 @@
 
 use crate::record::{Figure, Report};
 use binder_raw::outcome::{Context, Outcome};
-use std::{collections::HashMap, fs, path::Path};
+use std::{fs, path::Path};
 
 /// The kernels, by the names that their results have: ours first.
 const KERNELS: [&str; 3] = ["ours", "c", "rust"];
@@ -66,26 +66,24 @@ const GOALS: &[Goal] = &[
     ),
 ];
 
-/// A load's figure on each kernel, as far as there is one.
+/// A load's figures on each kernel: one, or one for each run.
 struct Row {
     load: String,
-    figures: [Option<f64>; 3],
+    figures: [Vec<f64>; 3],
 }
 
 /// The results of a folder, in the order in which they were measured.
 fn rows(folder: &Path) -> Outcome<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
-    let mut by_load = HashMap::new();
     for (kernel, name) in KERNELS.iter().enumerate() {
         for (load, figure) in figures(folder, name)? {
-            let row = *by_load.entry(load.clone()).or_insert_with(|| {
-                rows.push(Row {
-                    load,
-                    figures: [None; 3],
-                });
+            let known = rows.iter().position(|row| row.load == load);
+            let index = known.unwrap_or_else(|| {
+                let figures = Default::default();
+                rows.push(Row { load, figures });
                 rows.len() - 1
             });
-            rows[row].figures[kernel] = Some(figure);
+            rows[index].figures[kernel].push(figure);
         }
     }
     Ok(rows)
@@ -106,8 +104,16 @@ fn figures(folder: &Path, kernel: &str) -> Outcome<Vec<(String, f64)>> {
             .iter()
             .map(|figure| (figure.load.clone(), value(figure))),
     );
-    figures.extend(medians(folder, "latency", kernel, "")?);
-    figures.extend(medians(folder, "time", kernel, ", 2 CPUs, ns")?);
+    for (kind, label) in [("latency", ""), ("time", ", 2 CPUs, ns")] {
+        let paths = (1..).map(|run| folder.join(format!("{kind}-{kernel}-{run}.json")));
+        for path in paths.take_while(|path| path.exists()) {
+            let report = read(&path)?;
+            figures.extend(report.figures.iter().map(|figure| {
+                let load = format!("{}{label}", figure.load);
+                (load, value(figure))
+            }));
+        }
+    }
     Ok(figures)
 }
 
@@ -119,30 +125,10 @@ fn value(figure: &Figure) -> f64 {
     }
 }
 
-/// Medians of what was measured in several runs; `label` says how.
-fn medians(folder: &Path, kind: &str, kernel: &str, label: &str) -> Outcome<Vec<(String, f64)>> {
-    let mut loads: Vec<(String, Vec<f64>)> = Vec::new();
-    let paths = (1..).map(|run| folder.join(format!("{kind}-{kernel}-{run}.json")));
-    for path in paths.take_while(|path| path.exists()) {
-        for figure in &read(&path)?.figures {
-            let load = format!("{}{label}", figure.load);
-            let values = match loads.iter_mut().find(|(known, _)| *known == load) {
-                Some((_, values)) => values,
-                None => {
-                    loads.push((load, Vec::new()));
-                    &mut loads.last_mut().expect("just pushed").1
-                }
-            };
-            values.push(value(figure));
-        }
-    }
-    Ok(loads
-        .into_iter()
-        .map(|(load, mut values)| {
-            values.sort_by(f64::total_cmp);
-            (load, values[values.len() / 2])
-        })
-        .collect())
+fn median(values: &[f64]) -> Option<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 fn read(path: &Path) -> Outcome<Report> {
@@ -177,47 +163,68 @@ fn parts(report: &Report, profile: &str) -> Vec<(String, f64)> {
     figures
 }
 
+/// Our figures by a peer's, run by run.
+fn ratios(ours: &[f64], peer: &[f64]) -> Vec<f64> {
+    ours.iter()
+        .zip(peer)
+        .map(|(ours, peer)| ours / peer)
+        .collect()
+}
+
+/// Whether all runs agree that a goal is reached, or that it isn't.
+fn verdict(ratios: &[f64], goal: f64) -> &'static str {
+    match ratios.iter().filter(|ratio| **ratio <= goal).count() {
+        _ if ratios.is_empty() => "not measured",
+        0 => "missed",
+        reached if reached == ratios.len() => "met",
+        _ => "unclear",
+    }
+}
+
 /// Prints the table.
 pub fn print(folder: &Path) -> Outcome {
     println!(
-        "{:58} {:>10} {:>10} {:>10} {:>6} {:>6}  goal",
-        "", "ours", "C", "Rust", "to C", "best",
+        "{:58} {:>10} {:>10} {:>10} {:>6} {:>6} {:>11}  goal",
+        "", "ours", "C", "Rust", "to C", "best", "spread",
     );
     let (mut met, mut goals) = (0, 0);
-    for row in rows(folder)? {
-        let [ours, c, rust] = row.figures;
-        let ratio = |peer: Option<f64>| Some(ours? / peer?);
-        let better = match (c, rust) {
-            (Some(c), Some(rust)) => Some(c.min(rust)),
-            (one, other) => one.or(other),
+    for Row { load, figures } in rows(folder)? {
+        let [ours, c, rust] = &figures;
+        let better = match (median(c), median(rust)) {
+            (Some(c), Some(rust)) if rust < c => 2,
+            (None, _) => 2,
+            _ => 1,
         };
+        let (to_c, to_better) = (ratios(ours, c), ratios(ours, &figures[better]));
         let goal = GOALS
             .iter()
-            .find(|goal| row.load.starts_with(goal.load.0) && row.load.ends_with(goal.load.1));
-        let verdict = goal.map_or(String::new(), |goal| {
-            let peer = match goal.peer {
-                Peer::C => c,
-                Peer::Better => better,
-            };
-            let reached = ratio(peer).is_some_and(|ratio| ratio <= goal.ratio);
-            goals += 1;
-            met += usize::from(reached);
-            format!(
-                "{:.2} {}",
-                goal.ratio,
-                if reached { "met" } else { "missed" }
-            )
-        });
-        let number = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.0}"));
-        let short = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
+            .find(|goal| load.starts_with(goal.load.0) && load.ends_with(goal.load.1))
+            .map_or(String::new(), |goal| {
+                let verdict = match goal.peer {
+                    Peer::C => verdict(&to_c, goal.ratio),
+                    Peer::Better => verdict(&to_better, goal.ratio),
+                };
+                goals += 1;
+                met += usize::from(verdict == "met");
+                format!("{:.2} {verdict}", goal.ratio)
+            });
+        let number =
+            |values: &[f64]| median(values).map_or("-".into(), |value| format!("{value:.0}"));
+        let short =
+            |values: &[f64]| median(values).map_or("-".into(), |value| format!("{value:.3}"));
+        let least = to_better.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = to_better.iter().copied().fold(0.0, f64::max);
+        let spread = match to_better.len() {
+            0 | 1 => String::new(),
+            _ => format!("{least:.2} - {most:.2}"),
+        };
         println!(
-            "{:58} {:>10} {:>10} {:>10} {:>6} {:>6}  {verdict}",
-            row.load,
+            "{load:58} {:>10} {:>10} {:>10} {:>6} {:>6} {spread:>11}  {goal}",
             number(ours),
             number(c),
             number(rust),
-            short(ratio(c)),
-            short(ratio(better)),
+            short(&to_c),
+            short(&to_better),
         );
     }
     println!("{met} of {goals} goals met");
