@@ -80,6 +80,7 @@ use core::{
 /// # alloc_for(unsafe { Mm::from_raw(&raw const kernel::bindings::init_mm) })?;
 /// # Ok::<(), Error>(())
 /// ```
+#[derive(PartialEq, Eq)]
 #[repr(transparent)]
 pub struct MemCgroup(RcuMemCgroup);
 
@@ -262,15 +263,6 @@ impl MemCgroup {
     }
 }
 
-impl PartialEq for MemCgroup {
-    #[inline]
-    fn eq(&self, other: &Self) -> bool {
-        ptr::eq(self, other)
-    }
-}
-
-impl Eq for MemCgroup {}
-
 /// A memory cgroup that isn't freed as long as this is borrowed, most often because of RCU.
 ///
 /// The last reference to it may be gone, so that none can be added: ask for one by
@@ -384,6 +376,15 @@ impl RcuMemCgroup {
         unsafe { bindings::mem_cgroup_id(self.as_raw()) }
     }
 }
+
+impl PartialEq for RcuMemCgroup {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self, other)
+    }
+}
+
+impl Eq for RcuMemCgroup {}
 
 /// The scope in which a memcg other than the task's own is charged.
 ///

@@ -63,7 +63,7 @@ use kernel::{
 
 use crate::allocation::AllocationInfo;
 
-#[cfg(host_test)]
+#[cfg(any(CONFIG_KUNIT, host_test))]
 pub(crate) mod cases;
 mod install;
 mod oneway;

@@ -281,8 +281,8 @@ pub(super) struct Counts {
     pub(super) absent: usize,
 }
 
-/// Cuts a range of pages where their chunks begin: for each piece the number of the chunk, the first
-/// page, and which slots of the chunk it is.
+/// Cuts a range of pages where their chunks begin: for each piece the number of the chunk, the
+/// first page, and which slots of the chunk it is.
 fn chunks_of(range: Range<usize>) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
     let chunks = range.start / SLOTS..range.end.div_ceil(SLOTS);
     chunks.map(move |nth| {
@@ -541,8 +541,8 @@ impl PageTable {
         }
     }
 
-    /// idle -> absent, and in use -> absent too if `all`, from page `*from` on, until `gone` is full
-    /// or there is none left. Nothing maps the area any more.
+    /// idle -> absent, and in use -> absent too if `all`, from page `*from` on, until `gone` is
+    /// full or there is none left. Nothing maps the area any more.
     pub(super) fn tear_down<const N: usize>(
         &mut self,
         from: &mut usize,

@@ -470,8 +470,9 @@ impl<T> Ranges<T> {
 /// The trie of free ranges.
 ///
 /// Sizes are compared from the highest bit that the mapping's own size has. Any range in the trie
-/// may stand above smaller and larger ones, as long as they share the bits above its level. So a size
-/// may change, within limits, without a change to the trie, also to one that the trie has already.
+/// may stand above smaller and larger ones, as long as they share the bits above its level. So a
+/// size may change, within limits, without a change to the trie, also to one that the trie has
+/// already.
 impl<T> Ranges<T> {
     /// `size` with its first bit, as seen from the root, moved to bit 31.
     fn path(&self, size: u32) -> u32 {

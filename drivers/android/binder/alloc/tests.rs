@@ -30,7 +30,7 @@ use kernel::{
     uaccess::UserSlice, //
 };
 
-use super::{pages::Counts, reclaim, Buffer, BufferAllocator, IdleLru, Request};
+use super::{cases, pages::Counts, reclaim, Buffer, BufferAllocator, IdleLru, Request};
 use crate::{shrinker::IdlePages, AssertSync};
 
 /// A mapping of this many pages.
@@ -198,6 +198,29 @@ impl Fixture {
     }
 }
 
+impl cases::Subject for Fixture {
+    type Buffer = Buffer;
+    type Error = Error;
+
+    fn reserve(&mut self, size: usize) -> Result<(Buffer, usize)> {
+        let buffer = Fixture::reserve(self, size)?;
+        let offset = buffer.address() - self.address;
+        Ok((buffer, offset))
+    }
+
+    fn release(&mut self, buffer: Buffer) {
+        self.alloc.release(buffer);
+    }
+
+    fn reclaim(&mut self) {
+        self.scan(PAGES, None);
+    }
+
+    fn pages(&self) -> (cases::Pages, cases::Pages) {
+        self.alloc.page_sets()
+    }
+}
+
 impl Drop for Fixture {
     fn drop(&mut self) {
         // As in a process, the mapping goes first.
@@ -298,6 +321,22 @@ mod suite {
         assert!(fixture.peek(1)? == 0);
         fixture.alloc.release(second);
         fixture.alloc.release(first);
+        Ok(())
+    }
+
+    /// All ways in which five buffers can share pages, on real pages in a real mapping.
+    #[test]
+    fn shared_pages_are_in_use_until_the_last_buffer_goes() -> Result {
+        let mut fixture = Fixture::new()?;
+        // A minute's work where the kernel checks nothing else. The step is prime, so that all
+        // buffers, ends and orders still have their turn.
+        let slow = cfg!(any(CONFIG_PROVE_LOCKING, CONFIG_KASAN));
+        for n in (0..cases::CASES).step_by(if slow { 997 } else { 1 }) {
+            if let Err(failure) = cases::Case::new(n, PAGES * PAGE_SIZE).run(&mut fixture) {
+                pr_err!("case {n}: {failure:?}\n");
+                return Err(EINVAL);
+            }
+        }
         Ok(())
     }
 
