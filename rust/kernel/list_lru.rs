@@ -135,9 +135,12 @@
 //! for _ in 0..3 {
 //!     put(&cache, new_page(&cache)?);
 //! }
-//! # let mut sc = TestControl::new(2);
-//! # for _ in 0..2 { sc.scan::<IdlePages>(registration.context()); }
-//! # assert_eq!(cache.count(&sc), 0);
+//! # // What the core would do, for each node.
+//! # for nid in 0..kernel::bindings::MAX_NUMNODES as i32 {
+//! #     let Ok(mut sc) = TestControl::new(2).with_nid(nid) else { continue };
+//! #     for _ in 0..2 { sc.scan::<IdlePages>(registration.context()); }
+//! #     assert_eq!(cache.count(&sc), 0);
+//! # }
 //! # Ok::<(), Error>(())
 //! ```
 

@@ -35,7 +35,7 @@
 use core::{
     cmp::min,
     mem::{size_of, size_of_val, MaybeUninit},
-    ops::Range,
+    ops::{ControlFlow, Range},
     ptr, //
 };
 
@@ -107,14 +107,16 @@ const LOOKUP: usize = 16;
 ///
 /// - While the value exists, the range is reserved in the area, and all pages that it lies on are
 ///   in use (or being brought into use, before [`BufferAllocator::reserve`] returns it).
+/// - The area outlives the value, by the invariants of [`BufferAllocator`].
 /// - `data` is that of the range, and nobody else uses it.
 /// - `page` is the page that the range begins on.
 pub(crate) struct Buffer {
     /// Address of the area that it lies in, only to be compared.
     area: usize,
     data: DataRef<AllocationInfo>,
-    /// Most buffers lie on one page. So they can be copied to without a look at the page table. It
-    /// isn't there for a buffer that came back from the process, which is hardly ever read.
+    /// Most buffers lie on one page, which was there already. So they can be copied to without a
+    /// look at the page table. It isn't known when pages had to be brought, nor for a buffer that
+    /// came back from the process, which is hardly ever read.
     page: Option<PageRef>,
     /// Where the process sees it.
     address: usize,
@@ -145,8 +147,8 @@ impl Buffer {
 
     /// What goes with the buffer, also to the process and back.
     pub(crate) fn data(&self) -> &AllocationInfo {
-        // SAFETY: By the type invariants the slot isn't given back before `self`, and the data is
-        // used by way of `self` only.
+        // SAFETY: By the type invariants the range stays reserved, in an area that is there, and
+        // the data is used by way of `self` only.
         unsafe { self.data.get() }
     }
 
@@ -344,20 +346,18 @@ enum Growth {
 
 /// Why there is no buffer.
 enum Refused {
-    NoSpace,
-    /// To be allocated without the lock.
+    NoSpace(Unused),
     Ranges(slots::GrowRequest<ranges::Range, AllocationInfo>),
-    /// The same, and what isn't needed any more, to be dropped without the lock.
-    Oneway(
-        slots::GrowRequest<oneway::Tally>,
-        Option<ranges::Grown<AllocationInfo>>,
-    ),
+    Oneway(slots::GrowRequest<oneway::Tally>, Unused),
 }
+
+/// What isn't needed any more, to be dropped without the lock.
+type Unused = Option<ranges::Grown<AllocationInfo>>;
 
 impl From<ranges::ReserveError<AllocationInfo>> for Refused {
     fn from(refused: ranges::ReserveError<AllocationInfo>) -> Self {
         match refused {
-            slots::Refused::NoSpace => Refused::NoSpace,
+            slots::Refused::NoSpace => Refused::NoSpace(None),
             slots::Refused::NeedGrow(request) => Refused::Ranges(request),
         }
     }
@@ -372,7 +372,10 @@ impl Refused {
     /// - `ENOMEM`.
     fn alloc(self) -> Result<Growth> {
         match self {
-            Refused::NoSpace => Err(ENOSPC),
+            Refused::NoSpace(unused) => {
+                drop(unused);
+                Err(ENOSPC)
+            }
             Refused::Ranges(request) => Ok(Growth::Ranges(request.alloc()?)),
             Refused::Oneway(request, unused) => {
                 drop(unused);
@@ -392,7 +395,7 @@ impl Mapped {
     ) -> Result<(Reserved<AllocationInfo>, bool), Refused> {
         // Tell the usual failure, a lack of oneway space, before anything has to be undone.
         if meta.is_oneway && self.oneway.free_space() < size {
-            return Err(Refused::NoSpace);
+            return Err(Refused::NoSpace(None));
         }
         let reserved = self.ranges.reserve(size, meta)?;
         if !meta.is_oneway {
@@ -402,11 +405,11 @@ impl Mapped {
             Ok(suspect) => Ok((reserved, suspect)),
             Err(refused) => {
                 let released = self.ranges.release(reserved.id).ok();
+                // To be dropped by the caller, without the lock.
+                let unused = released.and_then(|released| released.memory);
                 Err(match refused {
-                    slots::Refused::NoSpace => Refused::NoSpace,
-                    slots::Refused::NeedGrow(request) => {
-                        Refused::Oneway(request, released.and_then(|released| released.memory))
-                    }
+                    slots::Refused::NoSpace => Refused::NoSpace(unused),
+                    slots::Refused::NeedGrow(request) => Refused::Oneway(request, unused),
                 })
             }
         }
@@ -590,10 +593,13 @@ impl BufferAllocator {
     /// Takes back a buffer that the process had, after [`close`](Self::close); `None` when there is
     /// none left.
     pub(crate) fn take_next(&self) -> Option<Buffer> {
-        let mut state = self.area.state.lock();
-        let mapped = state.mapped.as_mut()?;
-        let existing = mapped.ranges.take_next()?;
-        Some(mapped.taken_back(&self.area, existing))
+        loop {
+            let mut state = self.area.state.lock();
+            let mapped = state.mapped.as_mut()?;
+            if let ControlFlow::Break(existing) = mapped.ranges.take_next() {
+                return Some(mapped.taken_back(&self.area, existing?));
+            }
+        }
     }
 
     /// Frees the idle pages, after [`close`](Self::close), when the file has been released and thus

@@ -6,7 +6,7 @@
 //! others. A sender that has much of that half while it is nearly used up is suspected of spamming.
 //!
 //! Both peers find out how much a sender has by a walk over all buffers, each time that they ask.
-//! Here it is counted: a sender has a tally while it has buffers.
+//! Here it is counted: a sender has a tally while it has buffers, and the last one a bit longer.
 
 use kernel::{
     prelude::*,

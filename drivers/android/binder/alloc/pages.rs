@@ -54,6 +54,7 @@ use kernel::{
     sync::{
         atomic::{ordering::Relaxed, Atomic},
         rcu,
+        Arc,
         ArcBorrow, //
     }, //
 };
@@ -234,7 +235,7 @@ impl Chunk {
         // INVARIANT: The caller puts the chunk into the page table of `owner`.
         KBox::pin_init(
             pin_init!(Self {
-                owner: ptr::from_ref(&*owner),
+                owner: Arc::as_ptr(&owner.into()),
                 first: index - index % SLOTS,
                 slots <- pin_init::pin_init_array_from_fn(|_| Slot::new()),
                 _pin: PhantomPinned,
@@ -245,6 +246,10 @@ impl Chunk {
 }
 
 /// Refers to a page on a slot, without keeping it there.
+///
+/// # Invariants
+///
+/// There was such a page when this was made.
 pub(super) struct PageRef(NonNull<kernel::bindings::page>);
 
 // SAFETY: A page may be used by any thread, also by several at a time.
@@ -338,6 +343,7 @@ impl PageTable {
 
     /// Page `index`, if there is one.
     pub(super) fn page_ref(&self, index: usize) -> Option<PageRef> {
+        // INVARIANT: It is there now.
         Some(PageRef(self.slot(index)?.raw_page()?))
     }
 

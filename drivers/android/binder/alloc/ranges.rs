@@ -23,7 +23,10 @@
 use core::{
     iter,
     mem,
-    ops::Range as IndexRange, //
+    ops::{
+        ControlFlow,
+        Range as IndexRange, //
+    }, //
 };
 
 use kernel::{
@@ -39,6 +42,9 @@ use super::slots::{
     Slots,
     NONE, //
 };
+
+/// How many slots [`Ranges::take_next`] looks at.
+const LOOK: u32 = 256;
 
 /// Memory for more ranges, see [`Ranges::grow`].
 pub(super) type Grown<T> = slots::Grown<Range, T>;
@@ -368,19 +374,24 @@ impl<T> Ranges<T> {
 
     /// Returns a buffer that userspace has, and reserves it. Used when userspace is gone.
     ///
-    /// Called until it returns [`None`], it gets to all buffers that userspace had at the first
-    /// call, in a time that depends on their number only. The order is any.
-    pub(super) fn take_next(&mut self) -> Option<Existing<T>> {
-        while self.drained < self.slots.end() {
+    /// Called until it breaks with [`None`], it gets to all buffers that userspace had at the first
+    /// call. The order is any. It looks at so many slots and no more: there may be few buffers
+    /// where there once were many. If it continues, call again after others had the lock.
+    pub(super) fn take_next(&mut self) -> ControlFlow<Option<Existing<T>>> {
+        let end = self.slots.end().min(self.drained.saturating_add(LOOK));
+        while self.drained < end {
             let index = self.drained;
             self.drained += 1;
             if self.slots[index].state == State::Allocated {
                 self.slots.unlink(index);
-                return Some(self.taken_back(index));
+                return ControlFlow::Break(Some(self.taken_back(index)));
             }
         }
+        if self.drained < self.slots.end() {
+            return ControlFlow::Continue(());
+        }
         self.drained = 0;
-        None
+        ControlFlow::Break(None)
     }
 
     /// The buffers in address order.
@@ -831,6 +842,14 @@ mod tests {
         }
     }
 
+    fn take_next<T>(ranges: &mut Ranges<T>) -> Option<Existing<T>> {
+        loop {
+            if let ControlFlow::Break(existing) = ranges.take_next() {
+                return existing;
+            }
+        }
+    }
+
     fn plain<T: Default>(ranges: &mut Ranges<T>, size: usize) -> Result<Reserved<T>> {
         reserve(ranges, size, Meta::default())
     }
@@ -857,7 +876,7 @@ mod tests {
         assert_eq!(ranges.release(Id(0)).err(), Some(EINVAL));
         assert_eq!(ranges.release(Id(NONE)).err(), Some(EINVAL));
         assert_eq!(ranges.commit(Id(0)), Err(ENOENT));
-        assert!(ranges.take_next().is_none());
+        assert!(take_next(&mut ranges).is_none());
         // What will never fit doesn't ask for memory.
         let reserved = ranges.reserve(4 * PAGE_SIZE + UNIT, Meta::default());
         assert!(matches!(reserved, Err(ReserveError::NoSpace)));
@@ -1060,7 +1079,7 @@ mod tests {
 
     #[test]
     fn drains() -> Result {
-        const COUNT: usize = 100;
+        const COUNT: usize = 1000;
         let mut ranges = Ranges::new(COUNT * UNIT);
         let mut kept = None;
         for i in 0..COUNT {
@@ -1075,7 +1094,7 @@ mod tests {
             }
         }
         let mut seen = [false; COUNT];
-        while let Some(existing) = ranges.take_next() {
+        while let Some(existing) = take_next(&mut ranges) {
             let i = existing.offset / UNIT;
             // SAFETY: It is reserved again.
             assert_eq!(unsafe { *existing.data.get() }, i);
@@ -1091,8 +1110,11 @@ mod tests {
         // The next one gets what has come since.
         let kept = kept.ok_or(EINVAL)?;
         ranges.commit(kept)?;
-        assert_eq!(ranges.take_next().map(|existing| existing.id), Some(kept));
-        assert!(ranges.take_next().is_none());
+        assert_eq!(
+            take_next(&mut ranges).map(|existing| existing.id),
+            Some(kept)
+        );
+        assert!(take_next(&mut ranges).is_none());
         Ok(())
     }
 

@@ -57,7 +57,8 @@ struct Cell<S> {
     value: S,
 }
 
-/// Slots that are allocated together, and the data that goes with them.
+/// Slots that are allocated together, and the data that goes with them, as many of the one as of
+/// the other.
 struct Block<S, D> {
     cells: KVVec<Cell<S>>,
     data: KVVec<UnsafeCell<D>>,
@@ -95,6 +96,11 @@ pub(super) struct Grown<S, D = ()> {
 }
 
 /// Refers to the data of a slot.
+///
+/// # Invariants
+///
+/// It was that of a slot when this was made. Slots neither move nor go away before
+/// [`Slots::vacate`].
 pub(super) struct DataRef<D>(NonNull<D>);
 
 // SAFETY: It gives access to the data, as a mutable reference does.
@@ -253,6 +259,7 @@ impl<S, D> Slots<S, D> {
     /// The data of a slot.
     pub(super) fn data(&self, index: u32) -> DataRef<D> {
         let (block, cell) = Self::locate(index);
+        // INVARIANT: It is that of a slot.
         DataRef(NonNull::from(&self.blocks[block].data[cell]).cast())
     }
 }

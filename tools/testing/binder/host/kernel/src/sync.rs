@@ -46,6 +46,10 @@ pub mod rcu {
 pub struct Arc<T>(sync::Arc<T>);
 
 impl<T> Arc<T> {
+    pub fn as_ptr(this: &Self) -> *const T {
+        sync::Arc::as_ptr(&this.0)
+    }
+
     pub fn pin_init<E>(init: impl PinInit<T, E>, _: Flags) -> Result<Self>
     where
         Error: From<E>,

@@ -5,7 +5,10 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Range,
+    ops::{
+        ControlFlow,
+        Range, //
+    },
     rc::Rc, //
 };
 
@@ -356,7 +359,12 @@ pub fn run(pages: usize, ops: &[Op]) {
                 assert_eq!(memory.is_some(), model.buffers.is_empty());
             }
             Op::Drain => {
-                while let Some(existing) = locked(|| ranges.take_next()) {
+                loop {
+                    let existing = match locked(|| ranges.take_next()) {
+                        ControlFlow::Continue(()) => continue,
+                        ControlFlow::Break(None) => break,
+                        ControlFlow::Break(Some(existing)) => existing,
+                    };
                     let id = model.at(existing.offset).unwrap();
                     let buffer = model.buffers.get_mut(&id).unwrap();
                     take_back(buffer, existing);
