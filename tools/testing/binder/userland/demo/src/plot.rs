@@ -4,6 +4,7 @@
 //! be seen whose pages went and whose stayed.
 
 use anyhow::{anyhow, Result};
+use binder_page::{GRID, SERIES, TEXT};
 use plotters::{
     coord::types::{RangedCoordf64, RangedCoordu64},
     prelude::*,
@@ -11,10 +12,7 @@ use plotters::{
 
 use crate::{sampler::History, shrinker::Counts};
 
-/// Stand-ins, for which the style sheet of the report has the colours of the reader's theme.
-const TEXT: RGBColor = RGBColor(0x00, 0x00, 0x00);
-const GRID: RGBColor = RGBColor(0xCC, 0xCC, 0xCC);
-const SERIES: RGBColor = RGBColor(0x0B, 0x6B, 0xCB);
+/// Like those of [`binder_page`], a stand-in.
 const MARK: RGBColor = RGBColor(0xD9, 0x48, 0x0F);
 
 const PANEL_HEIGHT: u32 = 92;

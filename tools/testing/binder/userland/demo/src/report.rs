@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use binder_page::escape;
 
 use crate::{
     plot::{self, Curve},
@@ -20,9 +21,6 @@ use crate::{
 };
 
 const CSS: &str = include_str!("report.css");
-
-/// Widths in pixels of the two drawings of the plot.
-const WIDTHS: [(&str, u32); 2] = [("wide", 960), ("narrow", 420)];
 
 /// What the report is made of.
 pub struct Page<'a> {
@@ -44,21 +42,19 @@ impl Page<'_> {
     fn html(&self) -> Result<String> {
         let class = if self.tap.passed() { "pass" } else { "fail" };
         let verdict = escape(&self.tap.verdict());
-        let mut html = format!(
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <title>{verdict}</title>\n<style>\n{CSS}</style>\n\
-             <h1>Binder buffer pages, by cgroup</h1>\n\
-             <p class=\"verdict {class}\">{verdict}</p>\n"
-        );
-        self.circumstances(&mut html)?;
+        let mut html = binder_page::begin(&self.tap.verdict(), CSS);
+        writeln!(
+            html,
+            "<h1>Binder buffer pages, by cgroup</h1>\n<p class=\"verdict {class}\">{verdict}</p>"
+        )?;
+        self.circumstances(&mut html);
         self.plot(&mut html)?;
         self.checks(&mut html)?;
         self.tables(&mut html)?;
         Ok(html)
     }
 
-    fn circumstances(&self, html: &mut String) -> Result<()> {
+    fn circumstances(&self, html: &mut String) {
         let uname = rustix::system::uname();
         let kernel = [
             uname.sysname(),
@@ -70,17 +66,13 @@ impl Page<'_> {
         .join(" ");
         let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
         let command = std::env::args().collect::<Vec<_>>().join(" ");
-        html.push_str("<dl>\n");
-        for (term, text, tag) in [
-            ("Kernel", kernel.as_str(), "span"),
-            ("Date", &httpdate::fmt_http_date(SystemTime::now()), "span"),
-            ("Command", &command, "code"),
-            ("Kernel command line", cmdline.trim(), "code"),
-        ] {
-            writeln!(html, "<dt>{term}<dd><{tag}>{}</{tag}>", escape(text))?;
-        }
-        html.push_str("</dl>\n");
-        Ok(())
+        let code = |text: &str| format!("<code>{}</code>", escape(text));
+        html.push_str(&binder_page::terms([
+            ("Kernel", escape(&kernel)),
+            ("Date", httpdate::fmt_http_date(SystemTime::now())),
+            ("Command", code(&command)),
+            ("Kernel command line", code(cmdline.trim())),
+        ]));
     }
 
     fn plot(&self, html: &mut String) -> Result<()> {
@@ -111,10 +103,9 @@ impl Page<'_> {
             });
         }
         html.push_str("<h2>Idle pages over time</h2>\n<div class=\"card\">\n");
-        for (class, width) in WIDTHS {
-            let svg = plot::svg(self.history, &curves, width)?;
-            html.push_str(&svg.replacen("<svg ", &format!("<svg class=\"{class}\" "), 1));
-        }
+        html.push_str(&binder_page::plot(|width| {
+            plot::svg(self.history, &curves, width)
+        })?);
         html.push_str("<ol class=\"steps\">\n");
         for mark in &self.history.marks {
             writeln!(html, "<li>{}", escape(&mark.label))?;
@@ -168,10 +159,4 @@ impl Page<'_> {
         }
         Ok(())
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }
