@@ -40,7 +40,7 @@ host-test: ## the allocator's tests on this machine: models, exhaustive cases, l
 	@$(LAB)/host-test
 
 .PHONY: bench
-bench: ## costs next to those of the C driver and of upstream's Rust driver
+bench: ## costs next to those of the C driver and of upstream's Rust driver; report/bench/index.html
 	@$(LAB)/bench
 
 .PHONY: shell

@@ -5,9 +5,14 @@
 
 mod clock;
 mod loads;
+#[cfg(test)]
+mod made_up;
 mod phase;
+mod plot;
 mod process;
 mod record;
+mod report;
+mod results;
 mod sender;
 mod server;
 mod table;
@@ -15,7 +20,7 @@ mod wire;
 
 use binder_raw::outcome::{Outcome, Stop};
 use clap::{Args, Parser};
-use record::Report;
+use record::{Cannot, Report};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -29,6 +34,11 @@ enum Command {
     Measure(Options),
     /// Compare what was measured on three kernels
     Table {
+        /// The folder with the results of `lab/bench`
+        folder: PathBuf,
+    },
+    /// Write index.html into the folder
+    Report {
         /// The folder with the results of `lab/bench`
         folder: PathBuf,
     },
@@ -62,6 +72,7 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Measure(options) => measure(&options),
         Command::Table { folder } => table::print(&folder),
+        Command::Report { folder } => report::write(&folder),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -98,10 +109,18 @@ fn measure(options: &Options) -> Outcome {
         unit: clock::unit().into(),
         figures: Vec::new(),
         phases: Vec::new(),
+        cannot: Vec::new(),
     };
     for load in loads::ALL.iter().filter(|load| wanted(load.name)) {
         eprintln!("{}", load.name);
-        (load.run)(&plan, &mut report.figures)?;
+        match (load.run)(&plan, &mut report.figures) {
+            Err(Stop::Skip(why)) => {
+                eprintln!("{}: cannot: {why}", load.name);
+                let load = load.name.replace('-', " ");
+                report.cannot.push(Cannot { load, why });
+            }
+            result => result?,
+        }
     }
     report.phases = phase::take();
     println!("{}", serde_json::to_string_pretty(&report)?);

@@ -13,6 +13,17 @@ pub struct Report {
     pub figures: Vec<Figure>,
     /// What was measured between two marks, in this order (see [`crate::phase`]).
     pub phases: Vec<Phase>,
+    /// What this kernel can't do.
+    #[serde(default)]
+    pub cannot: Vec<Cannot>,
+}
+
+/// Loads that a kernel can't do.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Cannot {
+    /// What the names of their figures begin with.
+    pub load: String,
+    pub why: String,
 }
 
 /// A phase of the work, in which the same was done some times.

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What was measured on three kernels, side by side, and whether ours reaches what it is to reach.
+
+use crate::record::{Figure, Report};
+use binder_raw::outcome::{Context, Outcome};
+use std::{fs, path::Path};
+
+/// The kernels, by the names that their results have: ours first.
+pub const KERNELS: [&str; 3] = ["ours", "c", "rust"];
+/// Their names for people.
+pub const HEADS: [&str; 3] = ["ours", "C", "Rust"];
+const C: usize = 1;
+
+/// What ours is compared with.
+#[derive(Clone, Copy)]
+enum Peer {
+    C,
+    Better,
+}
+
+pub struct Goal {
+    /// Begin and end of the names of the loads that it is for.
+    load: (&'static str, &'static str),
+    /// The largest ratio that reaches it.
+    pub ratio: f64,
+    peer: Peer,
+}
+
+const fn goal(begin: &'static str, end: &'static str, ratio: f64, peer: Peer) -> Goal {
+    Goal {
+        load: (begin, end),
+        ratio,
+        peer,
+    }
+}
+
+/// The first that fits counts.
+const GOALS: &[Goal] = &[
+    goal("warm: ", ": allocate and free", 0.5, Peer::Better),
+    goal(
+        "first touch: 64 KiB",
+        ": more than a warm send",
+        0.6,
+        Peer::Better,
+    ),
+    goal(
+        "first touch: 1 MiB",
+        ": more than a warm send",
+        0.6,
+        Peer::Better,
+    ),
+    goal("reclaim: contiguous", "", 0.25, Peer::Better),
+    goal("reclaim: every second page", "", 0.6, Peer::Better),
+    goal(
+        "oneway: 4000 outstanding, little space: send",
+        "",
+        0.05,
+        Peer::Better,
+    ),
+    goal("oneway: ", ": send", 0.95, Peer::Better),
+    goal("round trip: ", "", 1.0, Peer::C),
+    goal("latency under reclaim: ", "", 1.0, Peer::C),
+    goal(
+        "metadata: 254 pages mapped, 4 pages",
+        "",
+        0.25,
+        Peer::Better,
+    ),
+];
+
+/// Where a figure comes from.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Source {
+    /// The emulator counts what is executed in the allocator itself.
+    Profile,
+    /// One emulated CPU, on which a load costs the same each time.
+    Count,
+    /// The same, for loads in which it is a matter of luck who runs when: several runs.
+    Latency,
+    /// Two CPUs, several runs.
+    Time,
+}
+
+/// What a kernel shows for a load.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Cell {
+    /// One figure, or one for each run.
+    Measured(Vec<f64>),
+    /// It can't do the load; why.
+    Cannot(String),
+    /// Nobody knows.
+    Missing,
+}
+
+impl Cell {
+    fn figures(&self) -> &[f64] {
+        match self {
+            Cell::Measured(figures) => figures,
+            _ => &[],
+        }
+    }
+
+    pub fn median(&self) -> Option<f64> {
+        median(self.figures())
+    }
+
+    /// The least and the most.
+    pub fn range(&self) -> Option<(f64, f64)> {
+        range(self.figures())
+    }
+}
+
+/// Who costs less.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Standing {
+    /// We, in all runs.
+    Won,
+    /// Each the same.
+    Even,
+    /// The better peer, in all runs; or we can't do what a peer does.
+    Lost,
+    /// Runs don't agree.
+    Unclear,
+    /// There is no peer that can do it.
+    Alone,
+    Missing,
+}
+
+impl Standing {
+    pub fn name(self) -> &'static str {
+        match self {
+            Standing::Won => "won",
+            Standing::Even => "even",
+            Standing::Lost => "lost",
+            Standing::Unclear => "unclear",
+            Standing::Alone => "only ours",
+            Standing::Missing => "not measured",
+        }
+    }
+}
+
+/// A load, on each kernel.
+pub struct Row {
+    pub load: String,
+    pub unit: String,
+    pub source: Source,
+    pub cells: [Cell; 3],
+}
+
+impl Row {
+    /// The name of the load, with what else there is to know.
+    pub fn name(&self) -> String {
+        match self.source {
+            Source::Time => format!("{}, 2 CPUs", self.load),
+            _ => self.load.clone(),
+        }
+    }
+
+    /// What the loads of a group have in common, and what this one has of its own.
+    pub fn group(&self) -> (String, &str) {
+        let (begin, rest) = self.load.split_once(": ").unwrap_or(("", &self.load));
+        let (own, group) = match rest.rsplit_once(": ") {
+            Some((own, end)) => (own, format!("{begin}: {end}")),
+            None => (rest, begin.to_string()),
+        };
+        match self.source {
+            Source::Time => (format!("{group}, 2 CPUs"), own),
+            _ => (group, own),
+        }
+    }
+
+    /// Our figures by those of C, run by run.
+    pub fn to_c(&self) -> Vec<f64> {
+        self.ratios(C)
+    }
+
+    /// The same for the peer that costs less.
+    pub fn to_better(&self) -> Vec<f64> {
+        let peers = (C..KERNELS.len()).filter_map(|peer| Some((peer, self.cells[peer].median()?)));
+        let better = peers.min_by(|a, b| a.1.total_cmp(&b.1));
+        better.map_or(Vec::new(), |(peer, _)| self.ratios(peer))
+    }
+
+    fn ratios(&self, peer: usize) -> Vec<f64> {
+        let [ours, peer] = [0, peer].map(|kernel| self.cells[kernel].figures().iter());
+        ours.zip(peer).map(|(ours, peer)| ours / peer).collect()
+    }
+
+    pub fn standing(&self) -> Standing {
+        let ratios = self.to_better();
+        match self.cells[0] {
+            Cell::Missing => return Standing::Missing,
+            Cell::Cannot(_) => return Standing::Lost,
+            Cell::Measured(_) => {}
+        }
+        let all = |is: fn(&f64) -> bool| ratios.iter().all(is);
+        match ratios.is_empty() {
+            true if self.cells[C..].contains(&Cell::Missing) => Standing::Missing,
+            true => Standing::Alone,
+            _ if all(|ratio| *ratio == 1.0) => Standing::Even,
+            _ if all(|ratio| *ratio < 1.0) => Standing::Won,
+            _ if all(|ratio| *ratio > 1.0) => Standing::Lost,
+            _ => Standing::Unclear,
+        }
+    }
+
+    /// The goal, if there is one, and whether all runs agree that it is reached, or that it isn't.
+    pub fn goal(&self) -> Option<(f64, &'static str)> {
+        let goal = GOALS
+            .iter()
+            .find(|goal| self.load.starts_with(goal.load.0) && self.load.ends_with(goal.load.1))?;
+        let ratios = match goal.peer {
+            Peer::C => self.to_c(),
+            Peer::Better => self.to_better(),
+        };
+        let reached = ratios.iter().filter(|ratio| **ratio <= goal.ratio).count();
+        let verdict = match reached {
+            _ if ratios.is_empty() => "not measured",
+            0 => "missed",
+            _ if reached == ratios.len() => "met",
+            _ => "unclear",
+        };
+        Some((goal.ratio, verdict))
+    }
+}
+
+/// How many goals are met, and how many there are.
+pub fn goals(rows: &[Row]) -> (usize, usize) {
+    let goals: Vec<_> = rows.iter().filter_map(Row::goal).collect();
+    let met = goals.iter().filter(|(_, verdict)| *verdict == "met");
+    (met.count(), goals.len())
+}
+
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// The least and the most.
+pub fn range(values: &[f64]) -> Option<(f64, f64)> {
+    let least = values.iter().copied().min_by(f64::total_cmp)?;
+    let most = values.iter().copied().max_by(f64::total_cmp)?;
+    Some((least, most))
+}
+
+/// The results of a folder, in the order in which they were measured.
+pub fn rows(folder: &Path) -> Outcome<Vec<Row>> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut unable = Vec::new();
+    for (kernel, name) in KERNELS.iter().enumerate() {
+        for (source, report) in reports(folder, name)? {
+            for figure in report.figures {
+                let known = rows
+                    .iter()
+                    .position(|row| row.source == source && row.load == figure.load);
+                let index = known.unwrap_or(rows.len());
+                let value = value(&figure);
+                if known.is_none() {
+                    rows.push(Row {
+                        load: figure.load,
+                        unit: figure.unit,
+                        source,
+                        cells: [const { Cell::Missing }; 3],
+                    });
+                }
+                match &mut rows[index].cells[kernel] {
+                    Cell::Measured(figures) => figures.push(value),
+                    cell => *cell = Cell::Measured(vec![value]),
+                }
+            }
+            for cannot in report.cannot {
+                unable.push((kernel, source, cannot));
+            }
+        }
+    }
+    for (kernel, source, cannot) in unable {
+        for row in rows.iter_mut().filter(|row| row.source == source) {
+            if row.cells[kernel] == Cell::Missing && row.load.starts_with(&cannot.load) {
+                row.cells[kernel] = Cell::Cannot(cannot.why.clone());
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// All that was measured on one kernel.
+fn reports(folder: &Path, kernel: &str) -> Outcome<Vec<(Source, Report)>> {
+    let mut reports = Vec::new();
+    let profile = folder.join(format!("profile-{kernel}.txt"));
+    if profile.exists() {
+        let mut report = read(&folder.join(format!("profile-{kernel}.json")))?;
+        report.figures = parts(&report, &fs::read_to_string(profile)?);
+        reports.push((Source::Profile, report));
+    }
+    let count = read(&folder.join(format!("icount-{kernel}.json")))?;
+    reports.push((Source::Count, count));
+    for (kind, source) in [("latency", Source::Latency), ("time", Source::Time)] {
+        let paths = (1..).map(|run| folder.join(format!("{kind}-{kernel}-{run}.json")));
+        for path in paths.take_while(|path| path.exists()) {
+            reports.push((source, read(&path)?));
+        }
+    }
+    Ok(reports)
+}
+
+/// What counts of a figure: of latencies, the worst.
+fn value(figure: &Figure) -> f64 {
+    match figure.load.starts_with("latency") {
+        true => figure.max,
+        false => figure.median,
+    }
+}
+
+pub fn read(path: &Path) -> Outcome<Report> {
+    let text = fs::read_to_string(path).context(&path.display().to_string())?;
+    serde_json::from_str(&text).context(&path.display().to_string())
+}
+
+/// What allocating and freeing took in each round of a phase, by the output of the profiler, where every
+/// second phase is what lies between two of ours.
+fn parts(report: &Report, profile: &str) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for (phase, text) in report
+        .phases
+        .iter()
+        .zip(profile.split("\nphase ").skip(1).step_by(2))
+    {
+        let executed: u64 = text
+            .lines()
+            .filter_map(|line| {
+                let (_, executed) = line.strip_prefix("part ")?.split_once(": ")?;
+                executed.parse::<u64>().ok()
+            })
+            .sum();
+        if executed > 0 {
+            let load = format!("{}: allocate and free", phase.name);
+            let rounds = phase.rounds as u64;
+            figures.push(Figure::new(load, "instructions", vec![executed], rounds));
+        }
+    }
+    figures
+}
