@@ -4,7 +4,7 @@
 # that a target needs, it gets.
 
 LAB := tools/testing/binder/lab
-VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK
+VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK UPDATE
 export $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
 
 .DEFAULT_GOAL := help
@@ -25,6 +25,7 @@ help: ## this list
 #: JOBS how many compilers at once (default: one a processor)
 #: TIMEOUT seconds that a command in the virtual machine may take (default 600)
 #: QUICK 1: for bench, fewer repetitions
+#: UPDATE 1: bench-check writes tools/testing/binder/bench/baseline.json
 #: DEBIAN_MIRROR where Debian's packages come from (default http://deb.debian.org/debian)
 
 .PHONY: demo
@@ -42,6 +43,10 @@ host-test: ## the allocator's tests on this machine: models, exhaustive cases, l
 .PHONY: bench
 bench: ## costs next to those of the C driver and of upstream's Rust driver; report/bench/index.html
 	@$(LAB)/bench
+
+.PHONY: bench-check
+bench-check: ## fail if what can be counted exactly costs over 3 % more than it did
+	@$(LAB)/bench check
 
 .PHONY: shell
 shell: ## a shell in the virtual machine, with the Binder devices mounted

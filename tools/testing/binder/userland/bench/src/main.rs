@@ -3,6 +3,7 @@
 //! Measures what Binder's buffers cost, in the same way on every kernel that has a Binder driver,
 //! and prints the figures as JSON.
 
+mod baseline;
 mod clock;
 mod loads;
 #[cfg(test)]
@@ -36,6 +37,16 @@ enum Command {
     Table {
         /// The folder with the results of `lab/bench`
         folder: PathBuf,
+    },
+    /// Fail if costs next to those of the better peer have grown since the baseline was written
+    Check {
+        /// The folder with the results of `lab/bench`
+        folder: PathBuf,
+        /// The baseline
+        baseline: PathBuf,
+        /// Write the baseline instead
+        #[arg(long)]
+        update: bool,
     },
     /// Write index.html into the folder
     Report {
@@ -72,6 +83,14 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Measure(options) => measure(&options),
         Command::Table { folder } => table::print(&folder),
+        Command::Check {
+            folder,
+            baseline,
+            update: true,
+        } => baseline::update(&folder, &baseline),
+        Command::Check {
+            folder, baseline, ..
+        } => baseline::check(&folder, &baseline),
         Command::Report { folder } => report::write(&folder),
     };
     match result {

@@ -180,7 +180,7 @@ fn plots(html: &mut String, rows: &[Row]) -> Outcome {
             Source::Latency => {
                 "one emulated CPU; the worst of each run, median and range of the runs"
             }
-            Source::Time => "median and range of the runs",
+            Source::Time => "median and range of the runs; of latencies, the worst of each",
         };
         let unit = escape(&rows[0].unit);
         writeln!(

@@ -82,6 +82,13 @@ pub enum Source {
     Time,
 }
 
+impl Source {
+    /// Whether two runs give the same figure.
+    pub fn is_exact(self) -> bool {
+        matches!(self, Source::Profile | Source::Count)
+    }
+}
+
 /// What a kernel shows for a load.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Cell {
