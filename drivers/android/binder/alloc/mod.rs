@@ -494,17 +494,8 @@ impl BufferAllocator {
             Ok(reserved) => reserved,
             Err(refused) => return Ok(Err(refused)),
         };
-        // INVARIANT: The range is reserved; its pages come before `reserve` returns.
-        let mut buffer = Buffer {
-            area: ptr::from_ref(&*self.area).addr(),
-            data: reserved.data,
-            page: None,
-            address: mapped.window.start + reserved.offset,
-            debug_id: meta.debug_id,
-            id: reserved.id,
-            offset: reserved.offset as u32,
-            size: size as u32,
-        };
+        // INVARIANT: Its pages come before `reserve` returns.
+        let mut buffer = mapped.buffer(&self.area, reserved);
         let claim = mapped.pages.claim(buffer.pages());
         if claim == Claim::Ready {
             buffer.page = mapped.pages.page_ref(buffer.pages().start);
@@ -550,7 +541,7 @@ impl BufferAllocator {
         let mapped = state.mapped.as_mut().ok_or(ENOENT)?;
         let offset = address.checked_sub(mapped.window.start).ok_or(ENOENT)?;
         let existing = mapped.ranges.existing(offset)?;
-        Ok(mapped.taken_back(&self.area, existing))
+        Ok(mapped.buffer(&self.area, existing))
     }
 
     /// Frees `buffer`, and what went with it. Pages that no other buffer lies on become idle.
@@ -597,7 +588,7 @@ impl BufferAllocator {
             let mut state = self.area.state.lock();
             let mapped = state.mapped.as_mut()?;
             if let ControlFlow::Break(existing) = mapped.ranges.take_next() {
-                return Some(mapped.taken_back(&self.area, existing?));
+                return Some(mapped.buffer(&self.area, existing?));
             }
         }
     }
@@ -610,17 +601,19 @@ impl BufferAllocator {
 }
 
 impl Mapped {
-    fn taken_back(&self, area: &Area, existing: ranges::Existing<AllocationInfo>) -> Buffer {
-        // INVARIANT: The range is reserved again, and its pages have stayed in use all the time.
+    /// The buffer that has been reserved, or taken back with its pages still in use, in `area`.
+    fn buffer(&self, area: &Area, reserved: Reserved<AllocationInfo>) -> Buffer {
+        // INVARIANT: The range is reserved, and nobody else has its data. The pages are the
+        // caller's business.
         Buffer {
             area: ptr::from_ref(area).addr(),
-            data: existing.data,
+            data: reserved.data,
             page: None,
-            address: self.window.start + existing.offset,
-            debug_id: existing.debug_id,
-            id: existing.id,
-            offset: existing.offset as u32,
-            size: existing.size as u32,
+            address: self.window.start + reserved.offset,
+            debug_id: reserved.debug_id,
+            id: reserved.id,
+            offset: reserved.offset as u32,
+            size: reserved.size as u32,
         }
     }
 }

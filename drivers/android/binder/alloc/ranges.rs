@@ -64,15 +64,8 @@ pub(super) struct Meta {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Id(u32);
 
-/// A buffer that has just been reserved.
+/// A buffer that the kernel has for itself: a new one, or one taken back from userspace.
 pub(super) struct Reserved<T> {
-    pub(super) id: Id,
-    pub(super) offset: usize,
-    pub(super) data: DataRef<T>,
-}
-
-/// A buffer that the kernel has taken back from userspace.
-pub(super) struct Existing<T> {
     pub(super) id: Id,
     pub(super) offset: usize,
     pub(super) size: usize,
@@ -256,6 +249,8 @@ impl<T> Ranges<T> {
         Ok(Reserved {
             id: Id(index),
             offset: offset as usize,
+            size,
+            debug_id: meta.debug_id,
             data: self.slots.data(index),
         })
     }
@@ -297,7 +292,7 @@ impl<T> Ranges<T> {
     /// # Errors
     ///
     /// `ENOENT` if userspace has no buffer that begins there.
-    pub(super) fn existing(&mut self, offset: usize) -> Result<Existing<T>> {
+    pub(super) fn existing(&mut self, offset: usize) -> Result<Reserved<T>> {
         let key = u32::try_from(offset).map_err(|_| ENOENT)?;
         let index = self.slots.unlink_key(key).ok_or(ENOENT)?;
         Ok(self.taken_back(index))
@@ -377,7 +372,7 @@ impl<T> Ranges<T> {
     /// Called until it breaks with [`None`], it gets to all buffers that userspace had at the first
     /// call. The order is any. It looks at so many slots and no more: there may be few buffers
     /// where there once were many. If it continues, call again after others had the lock.
-    pub(super) fn take_next(&mut self) -> ControlFlow<Option<Existing<T>>> {
+    pub(super) fn take_next(&mut self) -> ControlFlow<Option<Reserved<T>>> {
         let end = self.slots.end().min(self.drained.saturating_add(LOOK));
         while self.drained < end {
             let index = self.drained;
@@ -415,11 +410,11 @@ impl<T> Ranges<T> {
     }
 
     /// Reserves a buffer that userspace had, and that has just been unlinked.
-    fn taken_back(&mut self, index: u32) -> Existing<T> {
+    fn taken_back(&mut self, index: u32) -> Reserved<T> {
         let data = self.slots.data(index);
         let range = &mut self.slots[index];
         range.state = State::Reserved;
-        Existing {
+        Reserved {
             id: Id(index),
             offset: range.offset as usize,
             size: range.size as usize,
@@ -842,7 +837,7 @@ mod tests {
         }
     }
 
-    fn take_next<T>(ranges: &mut Ranges<T>) -> Option<Existing<T>> {
+    fn take_next<T>(ranges: &mut Ranges<T>) -> Option<Reserved<T>> {
         loop {
             if let ControlFlow::Break(existing) = ranges.take_next() {
                 return existing;
@@ -958,6 +953,7 @@ mod tests {
             id,
             offset,
             mut data,
+            ..
         } = reserve(&mut ranges, 4 * UNIT, meta)?;
         let other = Id(id.0 + 1);
         // SAFETY: The buffer is reserved, by this test.

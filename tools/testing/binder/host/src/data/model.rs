@@ -32,7 +32,6 @@ use super::{
         Oneway, //
     },
     ranges::{
-        Existing,
         Id,
         Meta,
         Ranges,
@@ -252,7 +251,7 @@ fn release(ranges: &mut Ranges<Kept>, model: &mut Model, id: u32) {
     assert!(released.memory.is_none() || model.buffers.is_empty());
 }
 
-fn take_back(buffer: &mut Buffer, mut existing: Existing<Kept>) {
+fn take_back(buffer: &mut Buffer, mut existing: Reserved<Kept>) {
     assert_eq!(existing.id, buffer.name);
     assert_eq!(existing.size, buffer.size);
     assert_eq!(existing.debug_id, buffer.meta.debug_id);
@@ -291,7 +290,9 @@ pub fn run(pages: usize, ops: &[Op]) {
                 let reserved = reserve(&mut ranges, size, meta);
                 fail_after(usize::MAX);
                 match reserved {
-                    Ok(Reserved { id, offset, data }) => {
+                    Ok(Reserved {
+                        id, offset, data, ..
+                    }) => {
                         assert_eq!(gaps.get(&offset).copied(), best);
                         model.add(Buffer {
                             name: id,
