@@ -77,9 +77,9 @@ mod vma;
 
 use self::{
     oneway::Oneway,
-    pages::{Claim, PageRef, PageTable},
+    pages::{PageRef, PageTable},
     ranges::{Meta, Ranges, Reserved},
-    slots::DataRef,
+    slots::Held,
     vma::Window, //
 };
 
@@ -108,12 +108,12 @@ const LOOKUP: usize = 16;
 /// - While the value exists, the range is reserved in the area, and all pages that it lies on are
 ///   in use (or being brought into use, before [`BufferAllocator::reserve`] returns it).
 /// - The area outlives the value, by the invariants of [`BufferAllocator`].
-/// - `data` is that of the range, and nobody else uses it.
+/// - `data` is that of the range.
 /// - `page` is the page that the range begins on.
 pub(crate) struct Buffer {
     /// Address of the area that it lies in, only to be compared.
     area: usize,
-    data: DataRef<AllocationInfo>,
+    data: Held<AllocationInfo>,
     /// Most buffers lie on one page, which was there already. So they can be copied to without a
     /// look at the page table. It isn't known when pages had to be brought, nor for a buffer that
     /// came back from the process, which is hardly ever read.
@@ -124,6 +124,8 @@ pub(crate) struct Buffer {
     id: ranges::Id,
     offset: u32,
     size: u32,
+    /// Whether the process has had it before.
+    was_committed: bool,
 }
 
 // A buffer is moved a few times on its way through the driver. That is cheap as long as the
@@ -147,8 +149,7 @@ impl Buffer {
 
     /// What goes with the buffer, also to the process and back.
     pub(crate) fn data(&self) -> &AllocationInfo {
-        // SAFETY: By the type invariants the range stays reserved, in an area that is there, and
-        // the data is used by way of `self` only.
+        // SAFETY: By the type invariants the range stays reserved, in an area that is there.
         unsafe { self.data.get() }
     }
 
@@ -347,7 +348,7 @@ enum Growth {
 /// Why there is no buffer.
 enum Refused {
     NoSpace(Unused),
-    Ranges(slots::GrowRequest<ranges::Range, AllocationInfo>),
+    Ranges(slots::GrowRequest<ranges::Range, slots::Data<AllocationInfo>>),
     Oneway(slots::GrowRequest<oneway::Tally>, Unused),
 }
 
@@ -403,15 +404,24 @@ impl Mapped {
         }
         match self.oneway.charge(size, meta.pid) {
             Ok(suspect) => Ok((reserved, suspect)),
-            Err(refused) => {
-                let released = self.ranges.release(reserved.id).ok();
-                // To be dropped by the caller, without the lock.
-                let unused = released.and_then(|released| released.memory);
-                Err(match refused {
-                    slots::Refused::NoSpace => Refused::NoSpace(unused),
-                    slots::Refused::NeedGrow(request) => Refused::Oneway(request, unused),
-                })
-            }
+            Err(refused) => Err(self.undo(reserved, refused)),
+        }
+    }
+
+    /// Undoes a reservation that the oneway budget doesn't allow.
+    #[cold]
+    fn undo(
+        &mut self,
+        reserved: Reserved<AllocationInfo>,
+        refused: oneway::ChargeError,
+    ) -> Refused {
+        // SAFETY: Both are of the same range.
+        let released = unsafe { self.ranges.release(reserved.id, reserved.data) };
+        // To be dropped by the caller, without the lock.
+        let unused = released.ok().and_then(|released| released.memory);
+        match refused {
+            slots::Refused::NoSpace => Refused::NoSpace(unused),
+            slots::Refused::NeedGrow(request) => Refused::Oneway(request, unused),
         }
     }
 
@@ -447,6 +457,7 @@ impl BufferAllocator {
     /// # Context
     ///
     /// May sleep.
+    #[inline]
     pub(crate) fn reserve(&self, request: Request) -> Result<(Buffer, bool)> {
         let size = request
             .size
@@ -459,48 +470,45 @@ impl BufferAllocator {
             is_oneway: request.is_oneway,
         };
 
-        let (buffer, suspect, claim) = loop {
-            match self.try_reserve(size, meta)? {
-                Ok(reserved) => break reserved,
-                Err(refused) => self.grow(refused.alloc()?),
+        loop {
+            let mut state = self.area.state.lock();
+            if state.closed {
+                return Err(ESRCH);
             }
-        };
-
-        if claim == Claim::Missing {
-            if let Err(err) = self.area.as_arc_borrow().install(buffer.pages()) {
-                self.release(buffer);
-                return Err(err);
+            let mapped = state.mapped.as_mut().ok_or(ESRCH)?;
+            match mapped.reserve(size, meta) {
+                Ok((reserved, suspect)) => {
+                    // INVARIANT: Its pages are there, or come below.
+                    let mut buffer = mapped.buffer(&self.area, reserved, false);
+                    buffer.page = mapped.pages.claim(buffer.pages());
+                    drop(state);
+                    if buffer.page.is_none() {
+                        buffer = self.install(buffer)?;
+                    }
+                    return Ok((buffer, suspect));
+                }
+                Err(refused) => {
+                    drop(state);
+                    self.grow(refused.alloc()?);
+                }
             }
         }
-        Ok((buffer, suspect))
     }
 
-    /// Reserves a buffer, and finds out whether its pages are there.
+    /// Brings the missing pages of a buffer.
     ///
     /// # Errors
     ///
-    /// `ESRCH`: there is no mapping, or not any more.
-    fn try_reserve(
-        &self,
-        size: usize,
-        meta: Meta,
-    ) -> Result<Result<(Buffer, bool, Claim), Refused>> {
-        let mut state = self.area.state.lock();
-        if state.closed {
-            return Err(ESRCH);
+    /// As [`reserve`](Self::reserve); the buffer has been released then.
+    #[inline(never)]
+    fn install(&self, buffer: Buffer) -> Result<Buffer> {
+        match self.area.as_arc_borrow().install(buffer.pages()) {
+            Ok(()) => Ok(buffer),
+            Err(err) => {
+                self.release(buffer);
+                Err(err)
+            }
         }
-        let mapped = state.mapped.as_mut().ok_or(ESRCH)?;
-        let (reserved, suspect) = match mapped.reserve(size, meta) {
-            Ok(reserved) => reserved,
-            Err(refused) => return Ok(Err(refused)),
-        };
-        // INVARIANT: Its pages come before `reserve` returns.
-        let mut buffer = mapped.buffer(&self.area, reserved);
-        let claim = mapped.pages.claim(buffer.pages());
-        if claim == Claim::Ready {
-            buffer.page = mapped.pages.page_ref(buffer.pages().start);
-        }
-        Ok(Ok((buffer, suspect, claim)))
     }
 
     /// Takes in more memory for the data under the lock.
@@ -520,15 +528,18 @@ impl BufferAllocator {
         if warn_on!(!buffer.is_in(&self.area)) {
             return;
         }
-        let mut state = self.area.state.lock();
-        let Some(mapped) = state.mapped.as_mut() else {
-            return;
-        };
-        let result = mapped.ranges.commit(buffer.id);
-        drop(state);
-        if result.is_err() {
-            pr_err!("buffer {} isn't reserved\n", buffer.debug_id);
+        if buffer.was_committed {
+            let mut state = self.area.state.lock();
+            let listed = match state.mapped.as_mut() {
+                Some(mapped) => mapped.ranges.list_again(buffer.id),
+                None => Err(ENOENT),
+            };
+            if warn_on!(listed.is_err()) {
+                return;
+            }
         }
+        // SAFETY: By the invariants of `Buffer` the range is reserved, in an area that is there.
+        unsafe { buffer.data.leave() };
     }
 
     /// Takes the buffer at `address` back from the process.
@@ -541,7 +552,7 @@ impl BufferAllocator {
         let mapped = state.mapped.as_mut().ok_or(ENOENT)?;
         let offset = address.checked_sub(mapped.window.start).ok_or(ENOENT)?;
         let existing = mapped.ranges.existing(offset)?;
-        Ok(mapped.buffer(&self.area, existing))
+        Ok(mapped.buffer(&self.area, existing, true))
     }
 
     /// Frees `buffer`, and what went with it. Pages that no other buffer lies on become idle.
@@ -559,7 +570,9 @@ impl BufferAllocator {
         let Some(mapped) = state.mapped.as_mut() else {
             return;
         };
-        let Ok(released) = mapped.ranges.release(buffer.id) else {
+        // SAFETY: By the invariants of `Buffer`, the data is that of the range.
+        let released = unsafe { mapped.ranges.release(buffer.id, buffer.data) };
+        let Ok(released) = released else {
             drop(state);
             pr_err!("buffer {} isn't reserved\n", buffer.debug_id);
             return;
@@ -588,7 +601,7 @@ impl BufferAllocator {
             let mut state = self.area.state.lock();
             let mapped = state.mapped.as_mut()?;
             if let ControlFlow::Break(existing) = mapped.ranges.take_next() {
-                return Some(mapped.buffer(&self.area, existing?));
+                return Some(mapped.buffer(&self.area, existing?, true));
             }
         }
     }
@@ -602,7 +615,13 @@ impl BufferAllocator {
 
 impl Mapped {
     /// The buffer that has been reserved, or taken back with its pages still in use, in `area`.
-    fn buffer(&self, area: &Area, reserved: Reserved<AllocationInfo>) -> Buffer {
+    #[inline]
+    fn buffer(
+        &self,
+        area: &Area,
+        reserved: Reserved<AllocationInfo>,
+        was_committed: bool,
+    ) -> Buffer {
         // INVARIANT: The range is reserved, and nobody else has its data. The pages are the
         // caller's business.
         Buffer {
@@ -614,6 +633,7 @@ impl Mapped {
             id: reserved.id,
             offset: reserved.offset as u32,
             size: reserved.size as u32,
+            was_committed,
         }
     }
 }

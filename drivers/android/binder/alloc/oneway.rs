@@ -6,7 +6,10 @@
 //! others. A sender that has much of that half while it is nearly used up is suspected of spamming.
 //!
 //! Both peers find out how much a sender has by a walk over all buffers, each time that they ask.
-//! Here it is counted: a sender has a tally while it has buffers, and the last one a bit longer.
+//! Here it is counted: a sender has a tally while it has buffers. Most often there is only one
+//! sender at a time, so one tally is always there; for others there are slots.
+
+use core::cell::Cell;
 
 use kernel::{
     prelude::*,
@@ -16,8 +19,7 @@ use kernel::{
 use super::slots::{
     self,
     Keyed,
-    Slots,
-    NONE, //
+    Slots, //
 };
 
 /// Memory for more tallies, see [`Oneway::grow`].
@@ -29,14 +31,26 @@ pub(super) type ChargeError = slots::Refused<Tally>;
 /// The oneway buffers that come from one process.
 #[derive(Default)]
 pub(super) struct Tally {
-    pid: Pid,
-    buffers: u32,
-    bytes: usize,
+    pid: Cell<Pid>,
+    buffers: Cell<u32>,
+    bytes: Cell<usize>,
+}
+
+impl Tally {
+    fn add(&self, size: usize) {
+        self.buffers.set(self.buffers.get() + 1);
+        self.bytes.set(self.bytes.get() + size);
+    }
+
+    fn subtract(&self, size: usize) {
+        self.buffers.set(self.buffers.get() - 1);
+        self.bytes.set(self.bytes.get() - size);
+    }
 }
 
 impl Keyed for Tally {
     fn key(&self) -> u32 {
-        self.pid as u32
+        self.pid.get() as u32
     }
 }
 
@@ -45,36 +59,38 @@ impl Keyed for Tally {
 /// # Invariants
 ///
 /// - `free` and the bytes of all tallies together are half of the mapping.
-/// - The slots in use are linked. Each of them but `recent` has at least one buffer, and `senders`
-///   is the number of those that have.
+/// - No two tallies are of the same sender. The slots in use are linked, each of them has at least
+///   one buffer, and there are `others` of them.
 pub(super) struct Oneway {
+    first: Tally,
     tallies: Slots<Tally>,
-    /// Of the sender that was charged last, or [`NONE`]: most often the next one, too. So it stays
-    /// when its only buffer has gone.
-    recent: u32,
-    senders: u32,
+    others: Cell<u32>,
     mapping_size: usize,
-    free: usize,
+    free: Cell<usize>,
 }
 
 impl Oneway {
     /// The oneway space of a mapping of `mapping_size` bytes.
     ///
-    /// Takes no memory until there is a oneway buffer.
+    /// Takes no memory until there are several senders.
     pub(super) const fn new(mapping_size: usize) -> Self {
-        // INVARIANT: There are no tallies.
+        // INVARIANT: There are no slots.
         Self {
+            first: Tally {
+                pid: Cell::new(0),
+                buffers: Cell::new(0),
+                bytes: Cell::new(0),
+            },
             tallies: Slots::new(),
-            recent: NONE,
-            senders: 0,
+            others: Cell::new(0),
             mapping_size,
-            free: mapping_size / 2,
+            free: Cell::new(mapping_size / 2),
         }
     }
 
     /// What is left.
     pub(super) fn free_space(&self) -> usize {
-        self.free
+        self.free.get()
     }
 
     /// Charges a buffer of `size` bytes, padding included, that comes from process `pid`.
@@ -91,43 +107,48 @@ impl Oneway {
     ///
     /// [`ChargeError::NoSpace`] if not so much is left. [`ChargeError::NeedGrow`] if there is no
     /// memory for one more tally: try again after [`Oneway::grow`]. Nothing is charged then.
+    #[inline]
     pub(super) fn charge(&mut self, size: usize, pid: Pid) -> Result<bool, ChargeError> {
-        let free = self.free.checked_sub(size).ok_or(ChargeError::NoSpace)?;
-        let index = match self.find(pid) {
-            Some(index) => index,
-            None => self.add_tally(pid)?,
+        let free = self
+            .free
+            .get()
+            .checked_sub(size)
+            .ok_or(ChargeError::NoSpace)?;
+        let tally = if self.first.pid.get() == pid {
+            &self.first
+        } else {
+            self.tally(pid)?
         };
-        if index != self.recent {
-            self.drop_recent();
-            self.recent = index;
-        }
-
-        self.free = free;
-        let tally = &mut self.tallies[index];
-        self.senders += u32::from(tally.buffers == 0);
-        tally.buffers += 1;
-        tally.bytes += size;
+        tally.add(size);
+        self.free.set(free);
         Ok(free < self.mapping_size / 10
-            && (tally.buffers > 50 || tally.bytes > self.mapping_size / 4))
+            && (tally.buffers.get() > 50 || tally.bytes.get() > self.mapping_size / 4))
     }
 
     /// Undoes [`Oneway::charge`] of the same `size` and `pid`.
     ///
     /// Returns what the caller must drop outside the lock.
+    #[inline]
     pub(super) fn uncharge(&mut self, size: usize, pid: Pid) -> Option<Grown> {
-        let index = self.find(pid)?;
-        let tally = &mut self.tallies[index];
-        if tally.buffers == 0 {
-            return None;
+        if self.first.pid.get() != pid {
+            return self.uncharge_other(size, pid);
         }
-        tally.buffers -= 1;
-        tally.bytes -= size;
-        self.free += size;
-        if tally.buffers == 0 {
-            self.senders -= 1;
-            if index != self.recent {
-                self.remove(index);
-            }
+        if self.first.buffers.get() != 0 {
+            self.first.subtract(size);
+            self.free.set(self.free.get() + size);
+        }
+        None
+    }
+
+    #[inline(never)]
+    fn uncharge_other(&mut self, size: usize, pid: Pid) -> Option<Grown> {
+        let tally = self.tallies.find(pid as u32)?;
+        tally.subtract(size);
+        self.free.set(self.free.get() + size);
+        if tally.buffers.get() == 0 {
+            self.tallies.unlink(tally);
+            self.tallies.put(tally);
+            self.others.set(self.others.get() - 1);
         }
         if self.tallies.is_large() {
             self.trim()
@@ -136,53 +157,37 @@ impl Oneway {
         }
     }
 
-    fn find(&self, pid: Pid) -> Option<u32> {
-        if self.recent != NONE && self.tallies[self.recent].pid == pid {
-            return Some(self.recent);
+    /// The tally of a sender that hasn't the first one. The caller adds a buffer.
+    #[inline(never)]
+    fn tally(&self, pid: Pid) -> Result<&Tally, ChargeError> {
+        if let Some(tally) = self.tallies.find(pid as u32) {
+            return Ok(tally.into_ref());
         }
-        self.tallies.find(pid as u32)
-    }
-
-    fn remove(&mut self, index: u32) {
-        self.tallies.unlink(index);
-        self.tallies.put(index);
-    }
-
-    /// Removes the tally that is kept though it has no buffer, if there is one.
-    fn drop_recent(&mut self) {
-        if self.recent != NONE && self.tallies[self.recent].buffers == 0 {
-            self.remove(self.recent);
+        if self.first.buffers.get() == 0 {
+            self.first.pid.set(pid);
+            return Ok(&self.first);
         }
-        self.recent = NONE;
+        let Some(tally) = self.tallies.take() else {
+            return Err(ChargeError::NeedGrow(self.tallies.request()));
+        };
+        self.others.set(self.others.get() + 1);
+        tally.pid.set(pid);
+        self.tallies.link(tally);
+        Ok(tally.into_ref())
     }
 
-    /// Gives all memory away if there is no sender. Returns what the caller must drop outside the
+    /// Gives all memory away if nobody needs it. Returns what the caller must drop outside the
     /// lock.
     pub(super) fn trim(&mut self) -> Option<Grown> {
-        if self.senders != 0 {
+        if self.others.get() != 0 {
             return None;
         }
-        self.recent = NONE;
         Some(self.tallies.vacate())
     }
 
     /// Adds memory for tallies. Returns what the caller must drop outside the lock.
     pub(super) fn grow(&mut self, grown: Grown) -> Grown {
         self.tallies.grow(grown)
-    }
-
-    fn add_tally(&mut self, pid: Pid) -> Result<u32, ChargeError> {
-        // Its slot will do for the new one.
-        self.drop_recent();
-        let Some(index) = self.tallies.take() else {
-            return Err(ChargeError::NeedGrow(self.tallies.request()));
-        };
-        self.tallies[index] = Tally {
-            pid,
-            ..Tally::default()
-        };
-        self.tallies.link(index);
-        Ok(index)
     }
 }
 
@@ -210,12 +215,12 @@ mod tests {
         // What will never fit doesn't ask for memory.
         let charged = oneway.charge(SIZE / 2 + 8, 1);
         assert!(matches!(charged, Err(ChargeError::NoSpace)));
-        assert!(matches!(oneway.charge(8, 1), Err(ChargeError::NeedGrow(_))));
         assert_eq!(oneway.free_space(), SIZE / 2);
 
         charge(&mut oneway, SIZE / 2 - 8, 1)?;
         assert_eq!(charge(&mut oneway, 16, 1).err(), Some(ENOSPC));
         assert_eq!(charge(&mut oneway, 16, 2).err(), Some(ENOSPC));
+        assert!(matches!(oneway.charge(8, 2), Err(ChargeError::NeedGrow(_))));
         assert_eq!(oneway.free_space(), 8);
         charge(&mut oneway, 8, 2)?;
         assert_eq!(oneway.free_space(), 0);
@@ -226,6 +231,7 @@ mod tests {
         assert_eq!(oneway.free_space(), 0);
         oneway.uncharge(8, 2);
         assert!(oneway.uncharge(8, 2).is_none());
+        assert_eq!(oneway.free_space(), 8);
         oneway.uncharge(SIZE / 2 - 8, 1);
         assert_eq!(oneway.free_space(), SIZE / 2);
         Ok(())
@@ -281,16 +287,18 @@ mod tests {
         for pid in 0..1000 {
             charge(&mut oneway, 8, pid)?;
         }
-        assert_eq!(oneway.senders, 1000);
+        assert_eq!(oneway.others.get(), 999);
         for pid in 0..1000 {
             assert_eq!(oneway.uncharge(8, pid).is_some(), pid == 999);
         }
-        assert_eq!(oneway.senders, 0);
+        assert_eq!(oneway.others.get(), 0);
         // A few are kept unless someone asks.
         charge(&mut oneway, 8, -1)?;
+        charge(&mut oneway, 8, -2)?;
         assert!(oneway.trim().is_none());
-        assert!(oneway.uncharge(8, -1).is_none());
+        assert!(oneway.uncharge(8, -2).is_none());
         assert!(oneway.trim().is_some());
+        oneway.uncharge(8, -1);
         assert_eq!(oneway.free_space(), SIZE / 2);
         Ok(())
     }

@@ -144,6 +144,24 @@ impl Slot {
         Some(unsafe { BorrowedPage::from_raw(raw) })
     }
 
+    /// in use, idle -> in use. Says if it is so; if not, nothing changes.
+    fn claim(&self) -> bool {
+        match self.state() {
+            State::InUse => true,
+            State::Idle => {
+                self.set_state(State::InUse);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Refers to the page on this slot, if there is one.
+    fn page_ref(&self) -> Option<PageRef> {
+        // INVARIANT: It is there now.
+        self.raw_page().map(PageRef)
+    }
+
     /// Changes the state; the page stays what it is.
     fn set_state(&self, state: State) {
         let page = self.word.load(Relaxed) & !STATE_MASK;
@@ -269,15 +287,6 @@ impl PageRef {
     }
 }
 
-/// What a thread that reserved a buffer finds when it asks for its pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Claim {
-    /// They are all there and in use.
-    Ready,
-    /// Some have to be installed.
-    Missing,
-}
-
 /// How many pages of an area are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -341,12 +350,6 @@ impl PageTable {
         self.slot(index).map_or(State::Absent, Slot::state)
     }
 
-    /// Page `index`, if there is one.
-    pub(super) fn page_ref(&self, index: usize) -> Option<PageRef> {
-        // INVARIANT: It is there now.
-        Some(PageRef(self.slot(index)?.raw_page()?))
-    }
-
     /// The first pages of `range`, `N` at most, all of which `buffer` lies on, a buffer in this
     /// area.
     ///
@@ -387,24 +390,21 @@ impl PageTable {
         Ok(pages)
     }
 
-    /// idle -> in use for the pages of `range`, on which a buffer has been reserved. Says whether
-    /// these are all; if not, those that were idle are so again when the buffer is released.
-    pub(super) fn claim(&mut self, range: Range<usize>) -> Claim {
-        let there = self
-            .slots(range.clone())
-            .map(|(_, slot)| match slot.state() {
-                State::InUse => 1,
-                State::Idle => {
-                    slot.set_state(State::InUse);
-                    1
-                }
-                _ => 0,
-            })
-            .sum::<usize>();
-        if there == range.len() {
-            Claim::Ready
+    /// idle -> in use for the pages of `range`, on which a buffer has been reserved. Gives the first
+    /// page if all of them are there; if not, those that were idle are so again when the buffer is
+    /// released.
+    #[inline]
+    pub(super) fn claim(&mut self, range: Range<usize>) -> Option<PageRef> {
+        // Most buffers lie on one page.
+        if range.len() == 1 {
+            let slot = self.slot(range.start)?;
+            return if slot.claim() { slot.page_ref() } else { None };
+        }
+        let there = self.slots(range.clone()).filter(|(_, slot)| slot.claim());
+        if there.count() == range.len() {
+            self.slot(range.start)?.page_ref()
         } else {
-            Claim::Missing
+            None
         }
     }
 
@@ -496,6 +496,9 @@ impl PageTable {
 
     /// in use -> idle for the pages of `range` that are in use.
     pub(super) fn make_idle(&mut self, range: Range<usize>, lru: &IdleLru) {
+        if range.is_empty() {
+            return;
+        }
         let mut idle = self
             .slots(range)
             .filter(|(_, slot)| slot.state() == State::InUse)

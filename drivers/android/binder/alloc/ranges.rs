@@ -17,12 +17,15 @@
 //!   range: a sender that chooses sizes for the purpose makes chains of a few hundred at worst;
 //! - neighbours are linked, so that merging looks at two ranges.
 //!
+//! To give a buffer to userspace, and thus let it be found, takes no lock: it is in the hash table
+//! from the start, but can't be had from there as long as the kernel holds what goes with it.
+//!
 //! A segregated fit saves the few levels of the trie, but is no best fit unless it searches lists
 //! of any length, and needs hundreds of bytes for the heads of these lists with the first buffer.
 
 use core::{
+    cell::Cell,
     iter,
-    mem,
     ops::{
         ControlFlow,
         Range as IndexRange, //
@@ -37,9 +40,12 @@ use kernel::{
 
 use super::slots::{
     self,
-    DataRef,
+    Data,
+    Held,
     Keyed,
+    Slot,
     Slots,
+    FIRST,
     NONE, //
 };
 
@@ -47,10 +53,10 @@ use super::slots::{
 const LOOK: u32 = 256;
 
 /// Memory for more ranges, see [`Ranges::grow`].
-pub(super) type Grown<T> = slots::Grown<Range, T>;
+pub(super) type Grown<T> = slots::Grown<Range, Data<T>>;
 
 /// Why a buffer can't be reserved, see [`Ranges::reserve`].
-pub(super) type ReserveError<T> = slots::Refused<Range, T>;
+pub(super) type ReserveError<T> = slots::Refused<Range, Data<T>>;
 
 /// What the sender says about a buffer.
 #[derive(Clone, Copy, Default)]
@@ -70,7 +76,8 @@ pub(super) struct Reserved<T> {
     pub(super) offset: usize,
     pub(super) size: usize,
     pub(super) debug_id: usize,
-    pub(super) data: DataRef<T>,
+    /// When this leaves, userspace has the buffer, and may free it.
+    pub(super) data: Held<T>,
 }
 
 /// What is left of a buffer.
@@ -93,76 +100,100 @@ pub(super) struct Buffer {
     pub(super) is_allocated: bool,
 }
 
-/// Who has a range.
+/// What a range is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nobody.
     Free,
-    /// The kernel.
-    Reserved,
-    /// Userspace.
-    Allocated,
+    /// A buffer that can be found by its offset.
+    Listed,
+    /// A buffer that was taken back from userspace.
+    TakenBack,
 }
 
 /// Place of a free range in the trie.
 struct Node {
-    parent: u32,
-    child: [u32; 2],
-    /// How many ranges are above it.
-    level: u32,
+    parent: Cell<u32>,
+    child: [Cell<u32>; 2],
     /// Neighbours in the list of ranges of the same size. Only the first one is in the trie.
-    prev_same: u32,
-    next_same: u32,
+    prev_same: Cell<u32>,
+    next_same: Cell<u32>,
 }
 
 /// A part of the mapping: free, or a buffer.
 pub(super) struct Range {
-    offset: u32,
-    size: u32,
+    offset: Cell<u32>,
+    size: Cell<u32>,
     /// Neighbours in the mapping.
-    prev: u32,
-    next: u32,
+    prev: Cell<u32>,
+    next: Cell<u32>,
     /// Has a meaning only while the range is free.
     node: Node,
-    /// Has a meaning only while the range is a buffer.
-    meta: Meta,
-    state: State,
+    /// How many ranges are above it in the trie.
+    level: Cell<u8>,
+    state: Cell<State>,
+    /// These have a meaning only while the range is a buffer.
+    is_oneway: Cell<bool>,
+    pid: Cell<Pid>,
+    debug_id: Cell<usize>,
 }
 
 impl Range {
     fn is_free(&self) -> bool {
-        self.state == State::Free
+        self.state.get() == State::Free
+    }
+
+    /// The size, if it is free; 0 for a buffer.
+    fn free_size(&self) -> u32 {
+        if self.is_free() {
+            self.size.get()
+        } else {
+            0
+        }
+    }
+
+    fn meta(&self) -> Meta {
+        Meta {
+            debug_id: self.debug_id.get(),
+            pid: self.pid.get(),
+            is_oneway: self.is_oneway.get(),
+        }
     }
 }
 
 impl Default for Range {
     fn default() -> Self {
+        let none = || Cell::new(NONE);
         Self {
-            offset: 0,
-            size: 0,
-            prev: NONE,
-            next: NONE,
+            offset: Cell::new(0),
+            size: Cell::new(0),
+            prev: none(),
+            next: none(),
             node: Node {
-                parent: NONE,
-                child: [NONE; 2],
-                level: 0,
-                prev_same: NONE,
-                next_same: NONE,
+                parent: none(),
+                child: [none(), none()],
+                prev_same: none(),
+                next_same: none(),
             },
-            meta: Meta::default(),
-            state: State::Free,
+            level: Cell::new(0),
+            state: Cell::new(State::Free),
+            is_oneway: Cell::new(false),
+            pid: Cell::new(0),
+            debug_id: Cell::new(0),
         }
     }
 }
 
 impl Keyed for Range {
     fn key(&self) -> u32 {
-        self.offset
+        self.offset.get()
     }
 }
 
 /// The ranges of a mapping. `T` is what is kept with each buffer: it belongs to whoever has the
 /// buffer reserved, as long as that lasts, and stays what it is while userspace has the buffer.
+///
+/// The slots of ranges are changed by shared reference, so that several of them can be at hand at a
+/// time: each is looked up once.
 ///
 /// # Invariants
 ///
@@ -170,16 +201,19 @@ impl Keyed for Range {
 ///
 /// - The slots in use, linked by `prev` and `next` from slot `first` on, are in address order and
 ///   cover the mapping. There are never two free ranges next to each other.
-/// - `count` slots have buffers. Those that userspace has are the ones that are linked in the hash
-///   table.
+/// - `count` slots have buffers. Those that are listed are linked in the hash table. Userspace has
+///   those whose data was left; they are listed.
+/// - There is no [`Held`] for a slot without a buffer, nor was its data left.
 /// - The slots with free ranges are in the trie at `root`, or in the list of one in the trie that
 ///   has the same size. A range at level `n` of the trie has the same first `n` bits in its size as
 ///   all ranges in the subtree below it; the next bit tells on which side each of them is.
 pub(super) struct Ranges<T> {
-    slots: Slots<Range, T>,
+    slots: Slots<Range, Data<T>>,
     size: u32,
-    first: u32,
-    root: u32,
+    /// How many leading zeroes `size` has.
+    shift: u8,
+    first: Cell<u32>,
+    root: Cell<u32>,
     count: u32,
     /// The slots that [`Ranges::take_next`] is done with.
     drained: u32,
@@ -195,10 +229,11 @@ impl<T> Ranges<T> {
         Self {
             slots: Slots::new(),
             size: size as u32,
-            first: NONE,
-            root: NONE,
+            shift: (size as u32).leading_zeros() as u8,
+            first: Cell::new(NONE),
+            root: Cell::new(NONE),
             count: 0,
-            drained: 0,
+            drained: FIRST,
         }
     }
 
@@ -218,6 +253,7 @@ impl<T> Ranges<T> {
     ///
     /// [`ReserveError::NoSpace`] if no free range is large enough. [`ReserveError::NeedGrow`] if
     /// there is no memory for the range that remains: try again after [`Ranges::grow`].
+    #[inline]
     pub(super) fn reserve(
         &mut self,
         size: usize,
@@ -227,63 +263,70 @@ impl<T> Ranges<T> {
         if size > self.size() {
             return Err(ReserveError::NoSpace);
         }
-        if self.slots.end() == 0 {
+        if self.slots.is_new() {
             return Err(ReserveError::NeedGrow(self.slots.request()));
         }
 
         let len = size as u32;
-        let (free, free_size) = self.best_fit(len).ok_or(ReserveError::NoSpace)?;
-        let (index, offset) = if free_size == len {
+        let free = self.best_fit(len).ok_or(ReserveError::NoSpace)?;
+        let range = if free.size.get() == len {
             self.remove_free(free);
-            let range = &mut self.slots[free];
-            range.meta = meta;
-            range.state = State::Reserved;
-            (free, range.offset)
+            free
         } else {
-            let Some(index) = self.slots.take() else {
+            let Some(new) = self.slots.take() else {
                 return Err(ReserveError::NeedGrow(self.slots.request()));
             };
-            (index, self.cut(free, free_size, len, index, meta))
+            self.cut(free, len, new);
+            new
         };
+        // SAFETY: By the type invariants, as it isn't a buffer yet.
+        let data = unsafe { self.slots.hold_new(range.index()) };
+        let (id, offset) = (Id(range.index()), range.offset.get());
+        range.state.set(State::Listed);
+        range.is_oneway.set(meta.is_oneway);
+        range.pid.set(meta.pid);
+        range.debug_id.set(meta.debug_id);
+        self.slots.link(range);
         self.count += 1;
         Ok(Reserved {
-            id: Id(index),
+            id,
             offset: offset as usize,
             size,
             debug_id: meta.debug_id,
-            data: self.slots.data(index),
+            data,
         })
     }
 
     /// Adds memory for ranges. Returns what the caller must drop outside the lock.
     pub(super) fn grow(&mut self, grown: Grown<T>) -> Grown<T> {
         let old = self.slots.grow(grown);
-        if self.slots.end() == 0 {
+        if self.slots.is_new() {
             if let Some(first) = self.slots.take() {
                 // INVARIANT: There is one free range, which covers all.
-                self.slots[first] = Range {
-                    size: self.size,
-                    ..Range::default()
-                };
-                self.first = first;
+                first.offset.set(0);
+                first.size.set(self.size);
+                first.prev.set(NONE);
+                first.next.set(NONE);
+                self.first.set(first.index());
                 self.insert_free(first);
             }
         }
         old
     }
 
-    /// Gives a reserved buffer to userspace, which may free it from now on.
+    /// Lets a buffer be found again that was taken back from userspace, so that its data can leave
+    /// for there. A new buffer needs no such thing.
     ///
     /// # Errors
     ///
-    /// `ENOENT` if it isn't reserved.
-    pub(super) fn commit(&mut self, id: Id) -> Result {
-        let range = self.buffer_mut(id).ok_or(ENOENT)?;
-        if range.state != State::Reserved {
+    /// `ENOENT` if it wasn't taken back.
+    pub(super) fn list_again(&mut self, id: Id) -> Result {
+        let range = self.buffer(id).ok_or(ENOENT)?;
+        if range.state.get() != State::TakenBack {
             return Err(ENOENT);
         }
-        range.state = State::Allocated;
-        self.slots.link(id.0);
+        range.state.set(State::Listed);
+        self.slots.link(range);
         Ok(())
     }
 
@@ -292,49 +335,49 @@ impl<T> Ranges<T> {
     /// # Errors
     ///
     /// `ENOENT` if userspace has no buffer that begins there.
+    #[inline]
     pub(super) fn existing(&mut self, offset: usize) -> Result<Reserved<T>> {
         let key = u32::try_from(offset).map_err(|_| ENOENT)?;
-        let index = self.slots.unlink_key(key).ok_or(ENOENT)?;
-        Ok(self.taken_back(index))
+        let (range, data) = self.slots.unlink_and_hold(key).ok_or(ENOENT)?;
+        Ok(taken_back(range, data))
     }
 
-    /// Frees a reserved buffer.
+    /// Frees a reserved buffer, with its data.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if there is no such buffer, `EPERM` if userspace has it.
-    pub(super) fn release(&mut self, id: Id) -> Result<Released<T>> {
-        let index = id.0;
-        let range = self.buffer_mut(id).ok_or(EINVAL)?;
-        if range.state == State::Allocated {
-            return Err(EPERM);
+    /// `EINVAL` if there is no such buffer.
+    ///
+    /// # Safety
+    ///
+    /// `data` must be that of the buffer.
+    #[inline(always)]
+    pub(super) unsafe fn release(&mut self, id: Id, data: Held<T>) -> Result<Released<T>> {
+        let range = self.buffer(id).ok_or(EINVAL)?;
+        if range.state.replace(State::Free) == State::Listed {
+            self.slots.unlink(range);
         }
-        range.state = State::Free;
-        let (offset, size) = (range.offset, range.size);
-        let (prev, next, meta) = (range.prev, range.next, range.meta);
-        self.count -= 1;
+        // INVARIANT: There is no `Held` any more.
+        let _ = data;
 
-        let before = self.free_size(prev);
-        let after = self.free_size(next);
-        let (start, end) = (offset - before, offset + size + after);
-        // The larger one of two stays where it is in the trie, if that can be.
-        if before == 0 && after == 0 {
-            self.insert_free(index);
-        } else if before > after {
-            self.unlist(index, prev, next);
-            if after != 0 {
-                self.remove_free(next);
-                self.unlist(next, prev, self.slots[next].next);
+        let (offset, size) = (range.offset.get(), range.size.get());
+        let (pid, is_oneway) = (range.pid.get(), range.is_oneway.get());
+        let (prev, next) = (range.prev.get(), range.next.get());
+        let (before, after) = (self.slots.try_get(prev), self.slots.try_get(next));
+        let free_before = before.map_or(0, |range| range.free_size());
+        let free_after = after.map_or(0, |range| range.free_size());
+        let (start, end) = (offset - free_before, offset + size + free_after);
+        match after {
+            // Most often there is the large one from which buffers are cut off.
+            Some(after) if free_before == 0 && free_after != 0 => {
+                self.slots.put(range);
+                self.join(before, next);
+                after.prev.set(prev);
+                self.resize_free(after, start, end - start);
             }
-            self.resize_free(prev, start, end - start);
-        } else {
-            self.unlist(index, prev, next);
-            if before != 0 {
-                self.remove_free(prev);
-                self.unlist(prev, self.slots[prev].prev, next);
-            }
-            self.resize_free(next, start, end - start);
+            _ => self.merge(range, start..end, free_before, free_after),
         }
+        self.count -= 1;
 
         // A page at the edge of the buffer is unused if all of it is free now.
         let (start, end) = (start as usize, end as usize);
@@ -344,8 +387,8 @@ impl<T> Ranges<T> {
 
         Ok(Released {
             size,
-            pid: meta.pid,
-            is_oneway: meta.is_oneway,
+            pid,
+            is_oneway,
             pages: start..end.max(start),
             memory: if self.slots.is_large() {
                 self.trim()
@@ -355,6 +398,45 @@ impl<T> Ranges<T> {
         })
     }
 
+    /// Makes a range free, along with its neighbours where these are free: that is `all`.
+    #[inline(never)]
+    fn merge(
+        &self,
+        range: Slot<'_, Range>,
+        all: IndexRange<u32>,
+        free_before: u32,
+        free_after: u32,
+    ) {
+        let (mut prev, mut next) = (range.prev.get(), range.next.get());
+        // The larger one of two stays where it is in the trie, if that can be.
+        let stays = if free_before > free_after { prev } else { next };
+        match self.slots.try_get(stays) {
+            Some(stays) if free_before + free_after != 0 => {
+                if free_after != 0 && stays.index() != next {
+                    next = self.absorb(next).next.get();
+                }
+                if free_before != 0 && stays.index() != prev {
+                    prev = self.absorb(prev).prev.get();
+                }
+                self.slots.put(range);
+                self.join(self.slots.try_get(prev), next);
+                if let Some(next) = self.slots.try_get(next) {
+                    next.prev.set(prev);
+                }
+                self.resize_free(stays, all.start, all.end - all.start);
+            }
+            _ => self.insert_free(range),
+        }
+    }
+
+    /// Gives the slot of a free range back, which becomes part of another.
+    fn absorb(&self, index: u32) -> Slot<'_, Range> {
+        let range = self.slots.get(index);
+        self.remove_free(range);
+        self.slots.put(range);
+        range
+    }
+
     /// Gives all memory away if there is no buffer. Returns what the caller must drop outside the
     /// lock.
     pub(super) fn trim(&mut self) -> Option<Grown<T>> {
@@ -362,8 +444,8 @@ impl<T> Ranges<T> {
             return None;
         }
         // INVARIANT: There are no slots any more.
-        self.first = NONE;
-        self.root = NONE;
+        self.first.set(NONE);
+        self.root.set(NONE);
         Some(self.slots.vacate())
     }
 
@@ -377,99 +459,79 @@ impl<T> Ranges<T> {
         while self.drained < end {
             let index = self.drained;
             self.drained += 1;
-            if self.slots[index].state == State::Allocated {
-                self.slots.unlink(index);
-                return ControlFlow::Break(Some(self.taken_back(index)));
+            // Only the data of a buffer can have been left.
+            if let Some(data) = self.slots.hold(index) {
+                let range = self.slots.get(index);
+                self.slots.unlink(range);
+                return ControlFlow::Break(Some(taken_back(range, data)));
             }
         }
         if self.drained < self.slots.end() {
             return ControlFlow::Continue(());
         }
-        self.drained = 0;
+        self.drained = FIRST;
         ControlFlow::Break(None)
     }
 
     /// The buffers in address order.
     pub(super) fn iter(&self) -> impl Iterator<Item = Buffer> + '_ {
-        let get = |index: u32| (index != NONE).then(|| &self.slots[index]);
-        iter::successors(get(self.first), move |range| get(range.next))
-            .filter(|range| !range.is_free())
-            .map(|range| Buffer {
-                offset: range.offset as usize,
-                size: range.size as usize,
-                meta: range.meta,
-                is_allocated: range.state == State::Allocated,
-            })
+        let first = self.first.get();
+        iter::successors((first != NONE).then_some(first), |&index| {
+            let next = self.slots[index].next.get();
+            (next != NONE).then_some(next)
+        })
+        .map(|index| (index, &self.slots[index]))
+        .filter(|(_, range)| !range.is_free())
+        .map(|(index, range)| Buffer {
+            offset: range.offset.get() as usize,
+            size: range.size.get() as usize,
+            meta: range.meta(),
+            is_allocated: self.slots.is_left(index),
+        })
     }
 
     /// The buffer that has this name, if there is one.
-    fn buffer_mut(&mut self, id: Id) -> Option<&mut Range> {
-        (id.0 < self.slots.end())
-            .then(|| &mut self.slots[id.0])
+    fn buffer(&self, id: Id) -> Option<Slot<'_, Range>> {
+        (FIRST..self.slots.end())
+            .contains(&id.0)
+            .then(|| self.slots.get(id.0))
             .filter(|range| !range.is_free())
     }
 
-    /// Reserves a buffer that userspace had, and that has just been unlinked.
-    fn taken_back(&mut self, index: u32) -> Reserved<T> {
-        let data = self.slots.data(index);
-        let range = &mut self.slots[index];
-        range.state = State::Reserved;
-        Reserved {
-            id: Id(index),
-            offset: range.offset as usize,
-            size: range.size as usize,
-            debug_id: range.meta.debug_id,
-            data,
-        }
-    }
-
-    /// The size of range `index`; 0 if it is a buffer, or no range at all.
-    fn free_size(&self, index: u32) -> u32 {
-        if index == NONE {
-            return 0;
-        }
-        let range = &self.slots[index];
-        if range.is_free() {
-            range.size
-        } else {
-            0
-        }
-    }
-
-    /// Cuts `len` bytes off the beginning of the free range `free` of `size` bytes, and makes them
-    /// range `new`, a reserved buffer. Says where it is.
-    fn cut(&mut self, free: u32, size: u32, len: u32, new: u32, meta: Meta) -> u32 {
-        let range = &mut self.slots[free];
-        let offset = range.offset;
-        let prev = mem::replace(&mut range.prev, new);
-        self.resize_free(free, offset + len, size - len);
-
-        let range = &mut self.slots[new];
-        range.offset = offset;
-        range.size = len;
-        range.prev = prev;
-        range.next = free;
-        range.meta = meta;
-        range.state = State::Reserved;
-        self.set_next(prev, new);
-        offset
-    }
-
-    /// Takes a range out of the list in address order, and gives its slot back.
+    /// Cuts `len` bytes off the beginning of the free range `free`, which is larger, and makes them
+    /// range `new`.
     #[inline]
-    fn unlist(&mut self, index: u32, prev: u32, next: u32) {
-        self.set_next(prev, next);
-        if next != NONE {
-            self.slots[next].prev = prev;
-        }
-        self.slots.put(index);
+    fn cut(&self, free: Slot<'_, Range>, len: u32, new: Slot<'_, Range>) {
+        let offset = free.offset.get();
+        let prev = free.prev.replace(new.index());
+        new.offset.set(offset);
+        new.size.set(len);
+        new.prev.set(prev);
+        new.next.set(free.index());
+        self.join(self.slots.try_get(prev), new.index());
+        self.resize_free(free, offset + len, free.size.get() - len);
     }
 
-    fn set_next(&mut self, prev: u32, next: u32) {
+    /// Makes `next` come after `prev` in address order, or first.
+    #[inline]
+    fn join(&self, prev: Option<Slot<'_, Range>>, next: u32) {
         match prev {
-            NONE => self.first = next,
-            prev => self.slots[prev].next = next,
+            Some(prev) => prev.next.set(next),
+            None => self.first.set(next),
         }
+    }
+}
+
+/// Reserves a buffer that userspace had, and that has just been unlinked.
+#[inline]
+fn taken_back<T>(range: Slot<'_, Range>, data: Held<T>) -> Reserved<T> {
+    range.state.set(State::TakenBack);
+    Reserved {
+        id: Id(range.index()),
+        offset: range.offset.get() as usize,
+        size: range.size.get() as usize,
+        debug_id: range.debug_id.get(),
+        data,
     }
 }
 
@@ -482,97 +544,91 @@ impl<T> Ranges<T> {
 impl<T> Ranges<T> {
     /// `size` with its first bit, as seen from the root, moved to bit 31.
     fn path(&self, size: u32) -> u32 {
-        size << self.size.leading_zeros()
+        size << self.shift
     }
 
-    /// The smallest free range of at least `size` bytes, and its size.
-    fn best_fit(&self, size: u32) -> Option<(u32, u32)> {
-        let mut best = NONE;
+    /// The smallest free range of at least `size` bytes.
+    #[inline]
+    fn best_fit(&self, size: u32) -> Option<Slot<'_, Range>> {
+        let mut best = None;
         let mut best_size = u32::MAX;
-        // Any but the first one of a list is taken out of it without a change to the trie. The
-        // second one was freed last, so that its pages are the most likely ones to be there still.
-        let mut second = NONE;
         let mut path = self.path(size);
         // The last subtree passed by in which all is larger than `size`. What is larger than that
         // is larger than all of it.
         let mut larger = NONE;
 
-        let mut index = self.root;
-        while index != NONE {
-            let range = &self.slots[index];
-            if range.size >= size && range.size < best_size {
-                (best, best_size, second) = (index, range.size, range.node.next_same);
+        let mut index = self.root.get();
+        while let Some(range) = self.slots.try_get(index) {
+            let range_size = range.size.get();
+            if range_size >= size && range_size < best_size {
+                (best, best_size) = (Some(range), range_size);
                 if best_size == size {
                     break;
                 }
             }
-            let side = path >> 31;
-            if side == 0 && range.node.child[1] != NONE {
-                larger = range.node.child[1];
-            }
-            index = range.node.child[side as usize];
+            let [low, high] = &range.node.child;
+            index = if path >> 31 == 0 {
+                if high.get() != NONE {
+                    larger = high.get();
+                }
+                low.get()
+            } else {
+                high.get()
+            };
             path <<= 1;
         }
 
         if best_size != size {
             index = larger;
-            while index != NONE {
-                let range = &self.slots[index];
-                if range.size < best_size {
-                    (best, best_size, second) = (index, range.size, range.node.next_same);
+            while let Some(range) = self.slots.try_get(index) {
+                let range_size = range.size.get();
+                if range_size < best_size {
+                    (best, best_size) = (Some(range), range_size);
                 }
-                let [low, high] = range.node.child;
-                index = if low != NONE { low } else { high };
+                let [low, high] = &range.node.child;
+                index = if low.get() != NONE { low } else { high }.get();
             }
         }
 
-        match (best, second) {
-            (NONE, _) => None,
-            (best, NONE) => Some((best, best_size)),
-            (_, second) => Some((second, best_size)),
-        }
+        // Any but the first one of a list is taken out of it without a change to the trie. The
+        // second one was freed last, so that its pages are the most likely ones to be there still.
+        let best = best?;
+        self.slots.try_get(best.node.next_same.get()).or(Some(best))
     }
 
     /// Adds a free range to the trie.
-    fn insert_free(&mut self, index: u32) {
-        let size = self.slots[index].size;
+    fn insert_free(&self, range: Slot<'_, Range>) {
+        let size = range.size.get();
         let mut path = self.path(size);
-        let mut node = Node {
-            parent: NONE,
-            child: [NONE; 2],
-            level: 0,
-            prev_same: NONE,
-            next_same: NONE,
-        };
+        let mut parent = NONE;
+        let mut level = 0;
+        let (mut prev_same, mut next_same) = (NONE, NONE);
 
-        if self.root == NONE {
-            self.root = index;
-        } else {
-            let mut at = self.root;
-            loop {
-                let other = &mut self.slots[at];
-                if other.size == size {
-                    node.prev_same = at;
-                    node.next_same = other.node.next_same;
-                    other.node.next_same = index;
-                    if node.next_same != NONE {
-                        self.slots[node.next_same].node.prev_same = index;
-                    }
-                    break;
+        let mut link = &self.root;
+        while let Some(other) = self.slots.try_get(link.get()).map(Slot::into_ref) {
+            if other.size.get() == size {
+                (parent, level) = (NONE, 0);
+                prev_same = link.get();
+                next_same = other.node.next_same.replace(range.index());
+                if let Some(next) = self.slots.try_get(next_same) {
+                    next.node.prev_same.set(range.index());
                 }
-                let child = &mut other.node.child[(path >> 31) as usize];
-                if *child == NONE {
-                    *child = index;
-                    node.parent = at;
-                    node.level += 1;
-                    break;
-                }
-                at = *child;
-                path <<= 1;
-                node.level += 1;
+                break;
             }
+            parent = link.get();
+            level += 1;
+            link = &other.node.child[(path >> 31) as usize];
+            path <<= 1;
         }
-        self.slots[index].node = node;
+        if prev_same == NONE {
+            link.set(range.index());
+        }
+        let node = &range.node;
+        node.parent.set(parent);
+        node.child.iter().for_each(|child| child.set(NONE));
+        node.prev_same.set(prev_same);
+        node.next_same.set(next_same);
+        range.level.set(level);
     }
 
     /// Changes where a free range is, and its size.
@@ -581,83 +637,80 @@ impl<T> Ranges<T> {
     /// It stays where it is in the trie as long as its first bits, which have led there, are the
     /// same.
     #[inline]
-    fn resize_free(&mut self, index: u32, offset: u32, size: u32) {
-        let shift = self.size.leading_zeros();
-        let range = &mut self.slots[index];
-        let node = &range.node;
-        let is_alone = node.prev_same == NONE && node.next_same == NONE;
-        let stays = is_alone && ((range.size ^ size) << shift).leading_zeros() >= node.level;
-        range.offset = offset;
-        if stays {
-            range.size = size;
+    fn resize_free(&self, range: Slot<'_, Range>, offset: u32, size: u32) {
+        range.offset.set(offset);
+        let is_alone = range.node.prev_same.get() & range.node.next_same.get() == NONE;
+        let differ = self.path(range.size.get() ^ size);
+        if is_alone && u64::from(differ) << range.level.get() <= u64::from(u32::MAX) {
+            range.size.set(size);
         } else {
-            self.reinsert_free(index, size);
+            self.reinsert_free(range, size);
         }
     }
 
     #[inline(never)]
-    fn reinsert_free(&mut self, index: u32, size: u32) {
-        self.remove_free(index);
-        self.slots[index].size = size;
-        self.insert_free(index);
+    fn reinsert_free(&self, range: Slot<'_, Range>, size: u32) {
+        self.remove_free(range);
+        range.size.set(size);
+        self.insert_free(range);
     }
 
     /// Removes a free range from the trie.
-    fn remove_free(&mut self, index: u32) {
-        let node = &self.slots[index].node;
-        let (prev_same, next_same) = (node.prev_same, node.next_same);
-        if prev_same != NONE {
-            self.slots[prev_same].node.next_same = next_same;
-            if next_same != NONE {
-                self.slots[next_same].node.prev_same = prev_same;
+    fn remove_free(&self, range: Slot<'_, Range>) {
+        let node = &range.node;
+        let (prev_same, next_same) = (node.prev_same.get(), node.next_same.get());
+        let next = self.slots.try_get(next_same);
+        if let Some(prev) = self.slots.try_get(prev_same) {
+            prev.node.next_same.set(next_same);
+            if let Some(next) = next {
+                next.node.prev_same.set(prev_same);
             }
-        } else if next_same != NONE {
-            self.slots[next_same].node.prev_same = NONE;
-            self.replace(index, next_same);
+        } else if let Some(next) = next {
+            next.node.prev_same.set(NONE);
+            self.replace(range, Some(next));
         } else {
-            let leaf = self.leaf_below(index);
-            if leaf != index {
-                self.replace(leaf, NONE);
-                self.replace(index, leaf);
+            let leaf = self.leaf_below(range);
+            if leaf.index() != range.index() {
+                self.replace(leaf, None);
+                self.replace(range, Some(leaf));
             } else {
-                self.replace(index, NONE);
+                self.replace(range, None);
             }
         }
     }
 
-    /// Any range of the subtree at `index` that has none below it.
-    fn leaf_below(&self, mut index: u32) -> u32 {
+    /// Any range of the subtree at `range` that has none below it.
+    fn leaf_below<'a>(&'a self, mut range: Slot<'a, Range>) -> Slot<'a, Range> {
         loop {
-            match self.slots[index].node.child {
-                [NONE, NONE] => return index,
-                [NONE, child] | [child, _] => index = child,
+            let [low, high] = &range.node.child;
+            let child = if low.get() != NONE { low } else { high };
+            match self.slots.try_get(child.get()) {
+                Some(child) => range = child,
+                None => return range,
             }
         }
     }
 
-    /// Puts range `new`, which isn't in the trie, or nothing, at the place of range `old`.
-    fn replace(&mut self, old: u32, new: u32) {
-        let Node {
-            parent,
-            child,
-            level,
-            ..
-        } = self.slots[old].node;
-        if parent == NONE {
-            self.root = new;
-        } else {
-            let links = &mut self.slots[parent].node.child;
-            links[usize::from(links[1] == old)] = new;
+    /// Puts `new`, which isn't in the trie, or nothing, at the place of `old`.
+    fn replace(&self, old: Slot<'_, Range>, new: Option<Slot<'_, Range>>) {
+        let new_index = new.map_or(NONE, |range| range.index());
+        let parent = old.node.parent.get();
+        match self.slots.try_get(parent) {
+            None => self.root.set(new_index),
+            Some(parent) => {
+                let [low, high] = &parent.node.child;
+                if high.get() == old.index() { high } else { low }.set(new_index);
+            }
         }
-        if new != NONE {
-            let node = &mut self.slots[new].node;
-            node.parent = parent;
-            node.child = child;
-            node.level = level;
-            for index in child {
-                if index != NONE {
-                    self.slots[index].node.parent = new;
-                }
+        let Some(new) = new else {
+            return;
+        };
+        new.node.parent.set(parent);
+        new.level.set(old.level.get());
+        for (new_child, child) in new.node.child.iter().zip(&old.node.child) {
+            new_child.set(child.get());
+            if let Some(child) = self.slots.try_get(child.get()) {
+                child.node.parent.set(new_index);
             }
         }
     }
@@ -669,19 +722,19 @@ mod tests {
 
     const UNIT: usize = align_of::<usize>();
 
-    /// What the ranges should be: the buffers, in address order.
-    struct Model {
+    /// What the ranges should be: the buffers, in address order, and what the kernel has of each.
+    struct Model<T> {
         size: usize,
         buffers: KVec<Buffer>,
-        ids: KVec<Id>,
+        reserved: KVec<Option<Reserved<T>>>,
     }
 
-    impl Model {
+    impl<T> Model<T> {
         fn new(size: usize, capacity: usize) -> Result<Self> {
             Ok(Self {
                 size,
                 buffers: KVec::with_capacity(capacity, GFP_KERNEL)?,
-                ids: KVec::with_capacity(capacity, GFP_KERNEL)?,
+                reserved: KVec::with_capacity(capacity, GFP_KERNEL)?,
             })
         }
 
@@ -713,7 +766,7 @@ mod tests {
         }
 
         /// Adds what has been reserved. Returns whether it was a right place.
-        fn add<T>(&mut self, reserved: &Reserved<T>, size: usize, meta: Meta) -> Result<bool> {
+        fn add(&mut self, reserved: Reserved<T>, size: usize, meta: Meta) -> Result<bool> {
             let offset = reserved.offset;
             let best = self.best_fit(size);
             let right = self
@@ -733,16 +786,17 @@ mod tests {
             self.buffers
                 .insert_within_capacity(i, buffer)
                 .map_err(|_| ENOSPC)?;
-            self.ids
-                .insert_within_capacity(i, reserved.id)
+            self.reserved
+                .insert_within_capacity(i, Some(reserved))
                 .map_err(|_| ENOSPC)?;
             Ok(right)
         }
 
-        /// Removes what has been released. Returns whether the answer was right.
-        fn remove<T>(&mut self, i: usize, released: &Released<T>) -> Result<bool> {
+        /// Releases a buffer that is reserved. Returns whether the answer was right.
+        fn release(&mut self, i: usize, ranges: &mut Ranges<T>) -> Result<bool> {
+            let reserved = self.reserved.remove(i)?.ok_or(EPERM)?;
+            let released = release(ranges, reserved)?;
             let buffer = self.buffers.remove(i)?;
-            self.ids.remove(i)?;
             let touched =
                 buffer.offset / PAGE_SIZE..(buffer.offset + buffer.size).div_ceil(PAGE_SIZE);
             Ok(released.size == buffer.size
@@ -755,7 +809,7 @@ mod tests {
                     .all(|page| released.pages.contains(&page) != self.touched(page)))
         }
 
-        fn agrees<T>(&self, ranges: &Ranges<T>) -> bool {
+        fn agrees(&self, ranges: &Ranges<T>) -> bool {
             ranges.count() == self.buffers.len()
                 && ranges.iter().count() == self.buffers.len()
                 && ranges.iter().zip(self.buffers.iter()).all(|(a, b)| {
@@ -772,59 +826,59 @@ mod tests {
     /// Whether the invariants hold.
     fn is_sound<T>(ranges: &Ranges<T>) -> bool {
         let slots = &ranges.slots;
-        let (mut index, mut prev, mut offset) = (ranges.first, NONE, 0);
+        let (mut index, mut prev, mut offset) = (ranges.first.get(), NONE, 0);
         if index == NONE {
-            return slots.end() == 0 && ranges.root == NONE && ranges.count == 0;
+            return slots.is_new() && ranges.root.get() == NONE && ranges.count == 0;
         }
         let mut buffers = 0;
-        while index != NONE {
-            let range = &slots[index];
-            if range.offset != offset || range.size == 0 || range.prev != prev {
+        while let Some(range) = slots.try_get(index) {
+            let size = range.size.get();
+            if range.offset.get() != offset || size == 0 || range.prev.get() != prev {
                 return false;
             }
-            let found = slots.find(offset);
-            let right = match range.state {
+            let found = slots.find(offset).map(|range| range.index());
+            let right = match range.state.get() {
                 State::Free => {
                     found.is_none()
-                        && (prev == NONE || !slots[prev].is_free())
+                        && slots.try_get(prev).is_none_or(|prev| !prev.is_free())
+                        && !slots.is_left(index)
                         && is_in_trie(ranges, index)
                 }
-                State::Reserved => found.is_none(),
-                State::Allocated => found == Some(index),
+                State::Listed => found == Some(index),
+                State::TakenBack => found.is_none() && !slots.is_left(index),
             };
             if !right {
                 return false;
             }
             buffers += u32::from(!range.is_free());
-            offset += range.size;
-            (prev, index) = (index, range.next);
+            offset += size;
+            (prev, index) = (index, range.next.get());
         }
         offset == ranges.size && buffers == ranges.count
     }
 
     /// Whether a free range is where it can be found.
     fn is_in_trie<T>(ranges: &Ranges<T>, index: u32) -> bool {
-        let slots = &ranges.slots;
-        let size = slots[index].size;
         let mut at = index;
-        while slots[at].node.prev_same != NONE {
-            let prev = slots[at].node.prev_same;
-            if slots[prev].node.next_same != at || slots[prev].size != size {
+        let slots = &ranges.slots;
+        let mut range = slots.get(index);
+        let size = range.size.get();
+        while let Some(prev) = slots.try_get(range.node.prev_same.get()) {
+            if prev.node.next_same.get() != at || prev.size.get() != size {
                 return false;
             }
-            at = prev;
+            (at, range) = (range.node.prev_same.get(), prev);
         }
-        let mut level = slots[at].node.level;
-        while level != 0 {
-            level -= 1;
-            let parent = slots[at].node.parent;
+        while let Some(parent) = slots.try_get(range.node.parent.get()) {
+            let level = u32::from(parent.level.get());
             let side = ranges.path(size) << level >> 31;
-            if slots[parent].node.level != level || slots[parent].node.child[side as usize] != at {
+            let is_below = parent.node.child[side as usize].get() == at;
+            if !is_below || u32::from(range.level.get()) != level + 1 {
                 return false;
             }
-            at = parent;
+            (at, range) = (range.node.parent.get(), parent);
         }
-        at == ranges.root && slots[at].node.parent == NONE
+        at == ranges.root.get() && range.level.get() == 0
     }
 
     fn reserve<T: Default>(ranges: &mut Ranges<T>, size: usize, meta: Meta) -> Result<Reserved<T>> {
@@ -835,6 +889,19 @@ mod tests {
                 Err(ReserveError::NeedGrow(request)) => drop(ranges.grow(request.alloc()?)),
             }
         }
+    }
+
+    fn release<T>(ranges: &mut Ranges<T>, reserved: Reserved<T>) -> Result<Released<T>> {
+        // SAFETY: The data is that of the buffer: both are of one `Reserved`.
+        unsafe { ranges.release(reserved.id, reserved.data) }
+    }
+
+    /// Gives a buffer to userspace.
+    fn commit<T>(ranges: &mut Ranges<T>, reserved: Reserved<T>) {
+        // It fails for a new buffer, which is listed.
+        let _ = ranges.list_again(reserved.id);
+        // SAFETY: The slots are there as long as there is a buffer.
+        unsafe { reserved.data.leave() };
     }
 
     fn take_next<T>(ranges: &mut Ranges<T>) -> Option<Reserved<T>> {
@@ -868,9 +935,9 @@ mod tests {
         assert_eq!(ranges.count(), 0);
         assert_eq!(ranges.iter().count(), 0);
         assert_eq!(ranges.existing(0).err(), Some(ENOENT));
-        assert_eq!(ranges.release(Id(0)).err(), Some(EINVAL));
-        assert_eq!(ranges.release(Id(NONE)).err(), Some(EINVAL));
-        assert_eq!(ranges.commit(Id(0)), Err(ENOENT));
+        assert_eq!(ranges.list_again(Id(0)), Err(ENOENT));
+        assert_eq!(ranges.list_again(Id(FIRST)), Err(ENOENT));
+        assert_eq!(ranges.list_again(Id(NONE)), Err(ENOENT));
         assert!(take_next(&mut ranges).is_none());
         // What will never fit doesn't ask for memory.
         let reserved = ranges.reserve(4 * PAGE_SIZE + UNIT, Meta::default());
@@ -902,14 +969,14 @@ mod tests {
         let all = plain(&mut ranges, 2 * PAGE_SIZE)?;
         assert_eq!(all.offset, 0);
         assert_eq!(plain(&mut ranges, UNIT).err(), Some(ENOSPC));
-        assert_eq!(ranges.release(all.id)?.pages, 0..2);
+        assert_eq!(release(&mut ranges, all)?.pages, 0..2);
 
         let half = plain(&mut ranges, PAGE_SIZE)?;
         assert_eq!(plain(&mut ranges, PAGE_SIZE + UNIT).err(), Some(ENOSPC));
         let other = plain(&mut ranges, PAGE_SIZE)?;
         assert_eq!(plain(&mut ranges, UNIT).err(), Some(ENOSPC));
-        ranges.release(half.id)?;
-        ranges.release(other.id)?;
+        release(&mut ranges, half)?;
+        release(&mut ranges, other)?;
         assert_eq!(plain(&mut ranges, 2 * PAGE_SIZE)?.offset, 0);
         assert!(is_sound(&ranges));
         Ok(())
@@ -925,17 +992,19 @@ mod tests {
             plain(&mut ranges, UNIT)?;
         }
         let rest = plain(&mut ranges, UNIT)?.offset + UNIT;
-        for gap in gaps.iter() {
-            ranges.release(gap.id)?;
+        let mut offsets = [0; 4];
+        for (offset, gap) in offsets.iter_mut().zip(gaps) {
+            *offset = gap.offset;
+            release(&mut ranges, gap)?;
         }
         assert!(is_sound(&ranges));
 
-        assert_eq!(plain(&mut ranges, 4 * UNIT)?.offset, gaps[0].offset);
+        assert_eq!(plain(&mut ranges, 4 * UNIT)?.offset, offsets[0]);
         // The most recently freed one of two that fit as well.
-        assert_eq!(plain(&mut ranges, 3 * UNIT)?.offset, gaps[3].offset);
-        assert_eq!(plain(&mut ranges, 2 * UNIT)?.offset, gaps[1].offset);
+        assert_eq!(plain(&mut ranges, 3 * UNIT)?.offset, offsets[3]);
+        assert_eq!(plain(&mut ranges, 2 * UNIT)?.offset, offsets[1]);
         assert_eq!(plain(&mut ranges, 10 * UNIT)?.offset, rest);
-        assert_eq!(plain(&mut ranges, 6 * UNIT)?.offset, gaps[2].offset);
+        assert_eq!(plain(&mut ranges, 6 * UNIT)?.offset, offsets[2]);
         assert!(is_sound(&ranges));
         Ok(())
     }
@@ -949,42 +1018,47 @@ mod tests {
             is_oneway: true,
         };
         plain(&mut ranges, UNIT)?;
-        let Reserved {
-            id,
-            offset,
-            mut data,
-            ..
-        } = reserve(&mut ranges, 4 * UNIT, meta)?;
+        let mut reserved = reserve(&mut ranges, 4 * UNIT, meta)?;
+        let Reserved { id, offset, .. } = reserved;
         let other = Id(id.0 + 1);
-        // SAFETY: The buffer is reserved, by this test.
-        unsafe { *data.get_mut() = 1 };
+        // SAFETY: The slots are there as long as there is a buffer.
+        unsafe { *reserved.data.get_mut() = 1 };
 
         // Only as a whole, and only while it is with userspace.
         assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
-        assert_eq!(ranges.commit(other), Err(ENOENT));
-        assert_eq!(ranges.commit(id), Ok(()));
-        assert_eq!(ranges.commit(id), Err(ENOENT));
+        assert_eq!(ranges.list_again(other), Err(ENOENT));
+        assert_eq!(ranges.list_again(id), Err(ENOENT));
+        // SAFETY: As above.
+        unsafe { reserved.data.leave() };
+        assert_eq!(ranges.list_again(id), Err(ENOENT));
         assert_eq!(ranges.existing(offset + UNIT).err(), Some(ENOENT));
         assert_eq!(ranges.existing(offset - 1).err(), Some(ENOENT));
         let far = offset | 1 << (usize::BITS - 1);
         assert_eq!(ranges.existing(far).err(), Some(ENOENT));
-        assert_eq!(ranges.release(id).err(), Some(EPERM));
 
         let existing = ranges.existing(offset)?;
         assert_eq!(existing.id, id);
         assert_eq!(existing.offset, offset);
         assert_eq!(existing.size, 4 * UNIT);
         assert_eq!(existing.debug_id, 7);
-        // SAFETY: It is reserved again.
+        // SAFETY: As above.
         assert_eq!(unsafe { *existing.data.get() }, 1);
         assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
 
-        assert_eq!(ranges.release(other).err(), Some(EINVAL));
-        let released = ranges.release(id)?;
+        // To userspace and back once more.
+        assert_eq!(ranges.list_again(id), Ok(()));
+        assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
+        // SAFETY: As above.
+        unsafe { existing.data.leave() };
+        assert!(is_sound(&ranges));
+        let existing = ranges.existing(offset)?;
+
+        // SAFETY: The data is that of the buffer; what has a wrong name isn't released.
+        let released = unsafe { ranges.release(id, existing.data) }?;
         assert_eq!(released.size, 4 * UNIT);
         assert_eq!(released.pid, 42);
         assert!(released.is_oneway);
-        assert_eq!(ranges.release(id).err(), Some(EINVAL));
+        assert!(ranges.buffer(id).is_none());
         assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
         assert!(is_sound(&ranges));
         Ok(())
@@ -1013,15 +1087,14 @@ mod tests {
                     };
                     let reserved = reserve(&mut ranges, end - start, Meta::default())?;
                     wrong += usize::from(reserved.offset != start);
-                    wrong += usize::from(!model.add(&reserved, end - start, Meta::default())?);
+                    wrong += usize::from(!model.add(reserved, end - start, Meta::default())?);
                     start = end;
                     ends /= ENDS;
                 }
                 for left in (1..=BUFFERS).rev() {
                     let i = order % left;
                     order /= left;
-                    let released = ranges.release(model.ids[i])?;
-                    wrong += usize::from(!model.remove(i, &released)?);
+                    wrong += usize::from(!model.release(i, &mut ranges)?);
                 }
                 wrong += usize::from(!is_sound(&ranges));
             }
@@ -1037,9 +1110,9 @@ mod tests {
         for i in 0..COUNT {
             let mut reserved = plain(&mut ranges, UNIT)?;
             assert_eq!(reserved.offset, i * UNIT);
-            // SAFETY: It is reserved, by this test.
+            // SAFETY: The slots are there as long as there is a buffer.
             unsafe { *reserved.data.get_mut() = i };
-            ranges.commit(reserved.id)?;
+            commit(&mut ranges, reserved);
         }
         assert!(is_sound(&ranges));
         assert_eq!(plain(&mut ranges, UNIT).err(), Some(ENOSPC));
@@ -1047,9 +1120,9 @@ mod tests {
         // Leave no two next to each other.
         for i in (1..COUNT).step_by(2) {
             let existing = ranges.existing(i * UNIT)?;
-            // SAFETY: It is reserved again.
+            // SAFETY: As above.
             assert_eq!(unsafe { *existing.data.get() }, i);
-            ranges.release(existing.id)?;
+            release(&mut ranges, existing)?;
         }
         assert!(is_sound(&ranges));
         assert_eq!(ranges.count(), COUNT / 2);
@@ -1059,7 +1132,7 @@ mod tests {
             let existing = ranges.existing(i * UNIT)?;
             // SAFETY: As above.
             assert_eq!(unsafe { *existing.data.get() }, i);
-            let memory = ranges.release(existing.id)?.memory;
+            let memory = release(&mut ranges, existing)?.memory;
             assert_eq!(memory.is_some(), i == COUNT - 2);
         }
         assert!(is_sound(&ranges));
@@ -1067,7 +1140,7 @@ mod tests {
         assert_eq!(all.offset, 0);
         // So few are kept unless someone asks.
         assert!(ranges.trim().is_none());
-        assert!(ranges.release(all.id)?.memory.is_none());
+        assert!(release(&mut ranges, all)?.memory.is_none());
         assert!(ranges.trim().is_some());
         assert!(is_sound(&ranges));
         Ok(())
@@ -1080,24 +1153,24 @@ mod tests {
         let mut kept = None;
         for i in 0..COUNT {
             let mut reserved = plain(&mut ranges, UNIT)?;
-            // SAFETY: It is reserved, by this test.
+            // SAFETY: The slots are there as long as there is a buffer.
             unsafe { *reserved.data.get_mut() = i };
             // The kernel still has every fourth one.
             if i % 4 == 0 {
-                kept = kept.or(Some(reserved.id));
+                kept = kept.or(Some(reserved));
             } else {
-                ranges.commit(reserved.id)?;
+                commit(&mut ranges, reserved);
             }
         }
         let mut seen = [false; COUNT];
         while let Some(existing) = take_next(&mut ranges) {
             let i = existing.offset / UNIT;
-            // SAFETY: It is reserved again.
+            // SAFETY: As above.
             assert_eq!(unsafe { *existing.data.get() }, i);
             assert_eq!(existing.size, UNIT);
             assert!(!seen[i]);
             seen[i] = true;
-            ranges.release(existing.id)?;
+            release(&mut ranges, existing)?;
         }
         assert!(is_sound(&ranges));
         assert!((0..COUNT).all(|i| seen[i] == (i % 4 != 0)));
@@ -1105,11 +1178,9 @@ mod tests {
 
         // The next one gets what has come since.
         let kept = kept.ok_or(EINVAL)?;
-        ranges.commit(kept)?;
-        assert_eq!(
-            take_next(&mut ranges).map(|existing| existing.id),
-            Some(kept)
-        );
+        let id = kept.id;
+        commit(&mut ranges, kept);
+        assert_eq!(take_next(&mut ranges).map(|existing| existing.id), Some(id));
         assert!(take_next(&mut ranges).is_none());
         Ok(())
     }
@@ -1129,11 +1200,9 @@ mod tests {
             let i = random.below(count.max(1));
             match random.below(8) {
                 0 | 1 => {
-                    if let Some(buffer) = model.buffers.get_mut(i) {
-                        let id = model.ids[i];
-                        let committed = ranges.commit(id);
-                        assert_eq!(committed.is_ok(), !buffer.is_allocated);
-                        buffer.is_allocated = true;
+                    if let Some(reserved) = model.reserved.get_mut(i).and_then(Option::take) {
+                        commit(&mut ranges, reserved);
+                        model.buffers[i].is_allocated = true;
                     }
                 }
                 2 => {
@@ -1141,11 +1210,11 @@ mod tests {
                         let existing = ranges.existing(buffer.offset).ok();
                         assert_eq!(existing.is_some(), buffer.is_allocated);
                         if let Some(existing) = existing {
-                            assert_eq!(existing.id, model.ids[i]);
-                            // SAFETY: It is reserved again.
+                            // SAFETY: The slots are there as long as there is a buffer.
                             let data = unsafe { *existing.data.get() };
                             assert_eq!(data, buffer.meta.debug_id);
                             assert_eq!(existing.size, buffer.size);
+                            model.reserved[i] = Some(existing);
                         }
                         buffer.is_allocated = false;
                     }
@@ -1163,9 +1232,9 @@ mod tests {
                     };
                     match reserve(&mut ranges, size, meta) {
                         Ok(mut reserved) => {
-                            // SAFETY: It is reserved, by this test.
+                            // SAFETY: As above.
                             unsafe { *reserved.data.get_mut() = op };
-                            assert!(model.add(&reserved, size, meta)?);
+                            assert!(model.add(reserved, size, meta)?);
                         }
                         Err(err) => {
                             assert_eq!(err, ENOSPC);
@@ -1174,14 +1243,9 @@ mod tests {
                     }
                 }
                 _ => {
-                    if let Some(buffer) = model.buffers.get(i) {
-                        match ranges.release(model.ids[i]) {
-                            Ok(released) => assert!(model.remove(i, &released)?),
-                            Err(err) => {
-                                assert_eq!(err, EPERM);
-                                assert!(buffer.is_allocated);
-                            }
-                        }
+                    // Userspace's buffers can't be released: there is nothing to do it with.
+                    if model.reserved.get(i).is_some_and(Option::is_some) {
+                        assert!(model.release(i, &mut ranges)?);
                     }
                 }
             }

@@ -10,31 +10,47 @@
 //!   allocates a [`Grown`], takes the lock again, hands it to [`Slots::grow`] and tries again;
 //! - whatever comes back from [`Slots::grow`] and [`Slots::vacate`] is dropped once the lock is.
 //!
-//! What is done under the lock takes a bounded time, also while growing: capacity doubles by adding
-//! a block as large as all blocks so far, and no slot is copied. The hash table that finds a slot
+//! What is done under the lock takes a bounded time, also while growing: each block that is added
+//! has twice as many slots as the last one, and no slot is copied. The hash table that finds a slot
 //! by its key grows along with the slots in use, by one bucket for each (linear hashing), so there
 //! is no moment at which all of it is hashed again.
 
 use core::{
-    cell::UnsafeCell,
+    cell::{
+        Cell,
+        UnsafeCell, //
+    },
     marker::PhantomData,
     mem,
     ops::{
-        Index,
-        IndexMut, //
+        Deref,
+        Index, //
     },
     ptr::NonNull, //
 };
 
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        ordering::{
+            Acquire,
+            Relaxed,
+            Release, //
+        },
+        Atomic, //
+    }, //
+};
 
 /// The index that stands for no slot.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Number of slots in the first block. Must be a power of two, and at least two.
+/// Number of slots in the first block; a power of two.
 ///
 /// Few, because most processes have one buffer at a time: that makes two ranges.
-const FIRST: u32 = 2;
+///
+/// It is also the index of the first slot. So the highest bit of an index tells the block, and the
+/// other bits tell where in that block the slot is.
+pub(super) const FIRST: u32 = 2;
 
 /// How many slots an owner that has become empty may keep, to be spared the next allocations.
 ///
@@ -48,39 +64,94 @@ pub(super) trait Keyed: Default {
     fn key(&self) -> u32;
 }
 
-/// A slot, and the head of a bucket. The two have no more in common than their index.
-struct Cell<S> {
-    /// First slot in the bucket of this index.
-    bucket: u32,
+/// A slot, and the head of a bucket. The two have no more in common than their place.
+struct Entry<S> {
+    /// First slot in the bucket.
+    bucket: Cell<u32>,
     /// Next slot in the same bucket, or next spare slot.
-    next: u32,
+    next: Cell<u32>,
     value: S,
+}
+
+/// What goes with a slot, for one to have at a time.
+pub(super) struct Data<T> {
+    /// Whether it is there for [`Slots::hold`].
+    is_left: Atomic<bool>,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: Threads that share it get at the value by a `Held` only, of which there is one.
+unsafe impl<T: Send> Sync for Data<T> {}
+
+impl<T: Default> Default for Data<T> {
+    fn default() -> Self {
+        Self {
+            is_left: Atomic::new(false),
+            value: UnsafeCell::new(T::default()),
+        }
+    }
 }
 
 /// Slots that are allocated together, and the data that goes with them, as many of the one as of
 /// the other.
 struct Block<S, D> {
-    cells: KVVec<Cell<S>>,
-    data: KVVec<UnsafeCell<D>>,
+    entries: KVVec<Entry<S>>,
+    data: KVVec<D>,
 }
 
 type Blocks<S, D> = KVec<Block<S, D>>;
 
+/// A slot that has been looked up.
+pub(super) struct Slot<'a, S> {
+    index: u32,
+    entry: &'a Entry<S>,
+}
+
+impl<'a, S> Slot<'a, S> {
+    pub(super) fn index(&self) -> u32 {
+        self.index
+    }
+
+    pub(super) fn into_ref(self) -> &'a S {
+        &self.entry.value
+    }
+}
+
+impl<S> Clone for Slot<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Slot<'_, S> {}
+
+impl<S> Deref for Slot<'_, S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.entry.value
+    }
+}
+
 /// Slots that are found by key.
 ///
-/// With each slot goes a `D` for whoever the slot was taken for: nothing here looks at it, so that
-/// it may be used without the lock.
+/// It is changed by shared reference, so that several slots can be at hand at a time.
+///
+/// With each slot goes a `D`. If that is a [`Data`], who holds it may use it without the lock.
 ///
 /// # Invariants
 ///
-/// - Block 0 has [`FIRST`] slots, and each other block has as many as all blocks before it.
-/// - The slots below `used` are taken or on the spare list. `used` is at most the capacity.
-/// - There are `used` buckets. A linked slot is in the one bucket that [`Slots::bucket`] tells for
-///   its key. All chains end with [`NONE`].
+/// - Block 0 has [`FIRST`] slots, and each other block has twice as many as the one before it.
+/// - The slots from [`FIRST`] to below `end` are taken or on the spare list. The blocks have a place
+///   for each of them.
+/// - There is a bucket for each of these slots. A linked slot is in the one bucket that
+///   [`Slots::bucket`] tells for its key. All chains end with [`NONE`].
+/// - `mask` is one less than the least power of two that isn't below the number of buckets.
 pub(super) struct Slots<S, D = ()> {
     blocks: Blocks<S, D>,
-    used: u32,
-    spare: u32,
+    end: Cell<u32>,
+    mask: Cell<u32>,
+    spare: Cell<u32>,
 }
 
 /// Says how much memory is missing.
@@ -95,40 +166,50 @@ pub(super) struct Grown<S, D = ()> {
     blocks: Blocks<S, D>,
 }
 
-/// Refers to the data of a slot.
+/// Has the data of a slot for itself.
 ///
 /// # Invariants
 ///
-/// It was that of a slot when this was made. Slots neither move nor go away before
-/// [`Slots::vacate`].
-pub(super) struct DataRef<D>(NonNull<D>);
+/// It is the only one for the data of a slot, which isn't left. Slots neither move nor go away
+/// before [`Slots::vacate`].
+pub(super) struct Held<T>(NonNull<Data<T>>);
 
 // SAFETY: It gives access to the data, as a mutable reference does.
-unsafe impl<D: Send> Send for DataRef<D> {}
+unsafe impl<T: Send> Send for Held<T> {}
 // SAFETY: As above.
-unsafe impl<D: Sync> Sync for DataRef<D> {}
+unsafe impl<T: Sync> Sync for Held<T> {}
 
-impl<D> DataRef<D> {
+impl<T> Held<T> {
     /// Borrows the data.
     ///
     /// # Safety
     ///
-    /// The slot must not have been given back, or given away by [`Slots::vacate`]. As long as the
-    /// data is borrowed, nobody else may use it but by shared references.
-    pub(super) unsafe fn get(&self) -> &D {
-        // SAFETY: The slot has been initialized, and doesn't move or go away.
-        unsafe { self.0.as_ref() }
+    /// The slots must not have been given away by [`Slots::vacate`].
+    pub(super) unsafe fn get(&self) -> &T {
+        // SAFETY: The slot is there, and by the type invariants nobody else has the data.
+        unsafe { &*self.0.as_ref().value.get() }
     }
 
     /// Borrows the data mutably.
     ///
     /// # Safety
     ///
-    /// The slot must not have been given back, or given away by [`Slots::vacate`]. As long as the
-    /// data is borrowed, nobody else may use it.
-    pub(super) unsafe fn get_mut(&mut self) -> &mut D {
-        // SAFETY: As above.
-        unsafe { self.0.as_mut() }
+    /// As [`get`](Self::get).
+    pub(super) unsafe fn get_mut(&mut self) -> &mut T {
+        // SAFETY: As in `get`.
+        unsafe { &mut *self.0.as_ref().value.get() }
+    }
+
+    /// Leaves the data to whoever comes next, by [`Slots::hold`]. Needs no lock.
+    ///
+    /// # Safety
+    ///
+    /// As [`get`](Self::get).
+    pub(super) unsafe fn leave(self) {
+        // Pairs with `Slots::hold`, so that who holds it next sees what has become of the data.
+        //
+        // SAFETY: The slot is there.
+        unsafe { self.0.as_ref() }.is_left.store(true, Release);
     }
 }
 
@@ -147,23 +228,18 @@ impl<S: Keyed, D: Default> GrowRequest<S, D> {
     ///
     /// `ENOMEM` if there is none.
     pub(super) fn alloc(self) -> Result<Grown<S, D>> {
-        let capacity = match self.blocks {
-            0 => FIRST as usize,
-            n => (FIRST as usize) << (n - 1),
-        };
+        let capacity = (FIRST as usize) << self.blocks;
         let mut block = Block {
-            cells: KVVec::with_capacity(capacity, GFP_KERNEL)?,
+            entries: KVVec::with_capacity(capacity, GFP_KERNEL)?,
             data: KVVec::with_capacity(capacity, GFP_KERNEL)?,
         };
         for _ in 0..capacity {
-            block.cells.push_within_capacity(Cell {
-                bucket: NONE,
-                next: NONE,
+            block.entries.push_within_capacity(Entry {
+                bucket: Cell::new(NONE),
+                next: Cell::new(NONE),
                 value: S::default(),
             })?;
-            block
-                .data
-                .push_within_capacity(UnsafeCell::new(D::default()))?;
+            block.data.push_within_capacity(D::default())?;
         }
 
         // The empty blocks change places with the present ones, so that `grow` neither allocates
@@ -171,7 +247,7 @@ impl<S: Keyed, D: Default> GrowRequest<S, D> {
         let mut blocks = KVec::with_capacity(self.blocks + 1, GFP_KERNEL)?;
         for _ in 0..self.blocks {
             blocks.push_within_capacity(Block {
-                cells: KVVec::new(),
+                entries: KVVec::new(),
                 data: KVVec::new(),
             })?;
         }
@@ -186,21 +262,28 @@ impl<S, D> Slots<S, D> {
         // INVARIANT: There are no blocks, slots or buckets.
         Self {
             blocks: KVec::new(),
-            used: 0,
-            spare: NONE,
+            end: Cell::new(FIRST),
+            mask: Cell::new(0),
+            spare: Cell::new(NONE),
         }
     }
 
     fn capacity(&self) -> u32 {
-        match self.blocks.len() {
-            0 => 0,
-            n => FIRST << (n - 1),
-        }
+        (FIRST << self.blocks.len()) - FIRST
     }
 
     /// All slots that are taken have an index below this.
     pub(super) fn end(&self) -> u32 {
-        self.used
+        self.end.get()
+    }
+
+    /// Whether there never was a slot.
+    pub(super) fn is_new(&self) -> bool {
+        self.end() == FIRST
+    }
+
+    fn buckets(&self) -> u32 {
+        self.end() - FIRST
     }
 
     /// Whether an empty owner should give the memory back.
@@ -222,7 +305,7 @@ impl<S, D> Slots<S, D> {
     pub(super) fn grow(&mut self, mut grown: Grown<S, D>) -> Grown<S, D> {
         if grown.blocks.len() == self.blocks.len() + 1 {
             // INVARIANT: The present blocks keep their places, and `GrowRequest::alloc` has made
-            // the last one as large as they are together.
+            // the last one twice as large as the one before.
             for (new, old) in grown.blocks.iter_mut().zip(self.blocks.iter_mut()) {
                 mem::swap(new, old);
             }
@@ -238,151 +321,194 @@ impl<S, D> Slots<S, D> {
         }
     }
 
-    /// In which block slot `index` is, and where in that block.
-    fn locate(index: u32) -> (usize, usize) {
-        let block = (index | (FIRST - 1)).ilog2() - (FIRST - 1).ilog2();
-        // Half of what the blocks up to this one have; none for the first.
-        let start = ((FIRST << block) >> 1) & !(FIRST - 1);
-        (block as usize, (index - start) as usize)
+    /// The block of slot `index`, and where it is in there.
+    fn locate(&self, index: u32) -> (&Block<S, D>, usize) {
+        assert!((FIRST..self.end()).contains(&index));
+        let level = index.ilog2();
+        let nth_block = (level - FIRST.ilog2()) as usize;
+        // SAFETY: By the type invariants there is a block for each slot.
+        let block = unsafe { self.blocks.get_unchecked(nth_block) };
+        (block, (index & !(1 << level)) as usize)
     }
 
-    fn cell(&self, index: u32) -> &Cell<S> {
-        let (block, cell) = Self::locate(index);
-        &self.blocks[block].cells[cell]
+    fn entry(&self, index: u32) -> &Entry<S> {
+        let (block, nth) = self.locate(index);
+        // SAFETY: By the type invariants the block has a place for the slot.
+        unsafe { block.entries.get_unchecked(nth) }
     }
 
-    fn cell_mut(&mut self, index: u32) -> &mut Cell<S> {
-        let (block, cell) = Self::locate(index);
-        &mut self.blocks[block].cells[cell]
+    /// Looks up a slot that was taken.
+    #[inline]
+    pub(super) fn get(&self, index: u32) -> Slot<'_, S> {
+        Slot {
+            index,
+            entry: self.entry(index),
+        }
     }
 
-    /// The data of a slot.
-    pub(super) fn data(&self, index: u32) -> DataRef<D> {
-        let (block, cell) = Self::locate(index);
-        // INVARIANT: It is that of a slot.
-        DataRef(NonNull::from(&self.blocks[block].data[cell]).cast())
+    /// Looks up a slot, unless `index` is [`NONE`].
+    #[inline]
+    pub(super) fn try_get(&self, index: u32) -> Option<Slot<'_, S>> {
+        (index != NONE).then(|| self.get(index))
+    }
+}
+
+impl<S, T> Slots<S, Data<T>> {
+    fn data(&self, index: u32) -> &Data<T> {
+        let (block, nth) = self.locate(index);
+        // SAFETY: As in `entry`.
+        unsafe { block.data.get_unchecked(nth) }
+    }
+
+    /// Holds the data of a slot for the first time.
+    ///
+    /// # Safety
+    ///
+    /// The slot must be new to its user: there is no [`Held`] for it that is still used, and none
+    /// that has left it since the slot was taken last.
+    #[inline]
+    pub(super) unsafe fn hold_new(&self, index: u32) -> Held<T> {
+        // INVARIANT: By the safety requirements there is no other.
+        Held(NonNull::from(self.data(index)))
+    }
+
+    /// Holds the data of a slot if it was left.
+    #[inline]
+    pub(super) fn hold(&self, index: u32) -> Option<Held<T>> {
+        let data = self.data(index);
+        if !data.is_left.load(Acquire) {
+            return None;
+        }
+        // Nobody else comes this way at the same time, as this type isn't `Sync`.
+        data.is_left.store(false, Relaxed);
+        // INVARIANT: The one that there was has left.
+        Some(Held(NonNull::from(data)))
+    }
+
+    /// Whether the data of a slot was left.
+    pub(super) fn is_left(&self, index: u32) -> bool {
+        self.data(index).is_left.load(Relaxed)
     }
 }
 
 impl<S: Keyed, D> Slots<S, D> {
     /// Takes a slot that isn't in use, if there is one. What it contains is left from its last use.
     #[inline]
-    pub(super) fn take(&mut self) -> Option<u32> {
-        if self.spare != NONE {
-            let index = self.spare;
-            self.spare = self.cell(index).next;
-            return Some(index);
+    pub(super) fn take(&self) -> Option<Slot<'_, S>> {
+        match self.try_get(self.spare.get()) {
+            Some(slot) => {
+                self.spare.set(slot.entry.next.get());
+                Some(slot)
+            }
+            None => self.take_new(),
         }
-        self.take_new()
     }
 
     /// Takes a slot that never was in use.
-    #[inline(never)]
-    fn take_new(&mut self) -> Option<u32> {
-        if self.used == self.capacity() {
+    #[cold]
+    fn take_new(&self) -> Option<Slot<'_, S>> {
+        let new = self.buckets();
+        if new == self.capacity() {
             return None;
         }
-        let index = self.used;
-        self.used += 1;
-        self.split(index);
-        Some(index)
+        let index = self.end.replace(self.end() + 1);
+        self.mask.set(self.buckets().next_power_of_two() - 1);
+        self.split(new);
+        Some(self.get(index))
     }
 
     /// Gives back a slot that was taken and isn't linked.
-    pub(super) fn put(&mut self, index: u32) {
-        self.cell_mut(index).next = self.spare;
-        self.spare = index;
+    #[inline]
+    pub(super) fn put(&self, slot: Slot<'_, S>) {
+        slot.entry.next.set(self.spare.replace(slot.index));
     }
 
     /// Moves what belongs into the new bucket `new` there, from the bucket where it has been so
     /// far.
-    fn split(&mut self, new: u32) {
+    fn split(&self, new: u32) {
         let Some(level) = new.checked_ilog2() else {
             // The first bucket has nothing to inherit.
             return;
         };
         let old = new - (1 << level);
-        let mut index = mem::replace(&mut self.cell_mut(old).bucket, NONE);
+        let mut index = self.head(old).replace(NONE);
         while index != NONE {
-            let cell = self.cell(index);
-            let next = cell.next;
-            let moves = (hash(cell.value.key()) >> level) & 1 == 1;
-            self.push(if moves { new } else { old }, index);
+            let entry = self.entry(index);
+            let next = entry.next.get();
+            let moves = (hash(entry.value.key()) >> level) & 1 == 1;
+            let head = self.head(if moves { new } else { old });
+            entry.next.set(head.replace(index));
             index = next;
         }
     }
 
-    fn push(&mut self, bucket: u32, index: u32) {
-        let next = mem::replace(&mut self.cell_mut(bucket).bucket, index);
-        self.cell_mut(index).next = next;
+    /// The first slot in a bucket.
+    fn head(&self, bucket: u32) -> &Cell<u32> {
+        &self.entry(FIRST + bucket).bucket
     }
 
-    /// The bucket for `key`. There must be a slot in use.
+    /// The bucket for `key`. There must be one.
+    #[inline]
     fn bucket(&self, key: u32) -> u32 {
         // One bit more or less of the hash, depending on whether that bucket has been split off
         // yet.
-        let mask = self.used.next_power_of_two() - 1;
-        let bucket = hash(key) & mask;
-        if bucket < self.used {
+        let bucket = hash(key) & self.mask.get();
+        if bucket < self.buckets() {
             bucket
         } else {
-            bucket & (mask >> 1)
+            bucket & (self.mask.get() >> 1)
         }
     }
 
-    /// Lets a slot that was taken be found.
-    pub(super) fn link(&mut self, index: u32) {
-        let bucket = self.bucket(self[index].key());
-        self.push(bucket, index);
+    /// Lets a slot that was taken be found by its key.
+    #[inline]
+    pub(super) fn link(&self, slot: Slot<'_, S>) {
+        let head = self.head(self.bucket(slot.key()));
+        slot.entry.next.set(head.replace(slot.index));
     }
 
     /// Ends what [`Slots::link`] began.
-    pub(super) fn unlink(&mut self, index: u32) {
-        let bucket = self.bucket(self[index].key());
-        self.unlink_from(bucket, |at, _| at == index);
-    }
-
-    /// Finds a linked slot, and unlinks it.
-    pub(super) fn unlink_key(&mut self, key: u32) -> Option<u32> {
-        if self.used == 0 {
-            return None;
+    pub(super) fn unlink(&self, slot: Slot<'_, S>) {
+        if let Some((link, _)) = self.search(slot.key(), |other| other.index == slot.index) {
+            link.set(slot.entry.next.get());
         }
-        self.unlink_from(self.bucket(key), |_, value| value.key() == key)
-    }
-
-    /// Unlinks the slot in `bucket` that `is_it` tells.
-    fn unlink_from(&mut self, bucket: u32, is_it: impl Fn(u32, &S) -> bool) -> Option<u32> {
-        let mut prev = NONE;
-        let mut index = self.cell(bucket).bucket;
-        while index != NONE {
-            let cell = self.cell(index);
-            let next = cell.next;
-            if is_it(index, &cell.value) {
-                match prev {
-                    NONE => self.cell_mut(bucket).bucket = next,
-                    prev => self.cell_mut(prev).next = next,
-                }
-                return Some(index);
-            }
-            (prev, index) = (index, next);
-        }
-        None
     }
 
     /// Finds a linked slot.
-    pub(super) fn find(&self, key: u32) -> Option<u32> {
-        if self.used == 0 {
+    pub(super) fn find(&self, key: u32) -> Option<Slot<'_, S>> {
+        Some(self.search(key, |slot| slot.key() == key)?.1)
+    }
+
+    /// Finds the linked slot that `is_it` tells from others in the bucket for `key`, and what links
+    /// it.
+    #[inline]
+    fn search(
+        &self,
+        key: u32,
+        is_it: impl Fn(Slot<'_, S>) -> bool,
+    ) -> Option<(&Cell<u32>, Slot<'_, S>)> {
+        if self.is_new() {
             return None;
         }
-        let mut index = self.cell(self.bucket(key)).bucket;
-        while index != NONE {
-            let cell = self.cell(index);
-            if cell.value.key() == key {
-                return Some(index);
+        let mut link = self.head(self.bucket(key));
+        loop {
+            let slot = self.try_get(link.get())?;
+            if is_it(slot) {
+                return Some((link, slot));
             }
-            index = cell.next;
+            link = &slot.entry.next;
         }
-        None
+    }
+}
+
+impl<S: Keyed, T> Slots<S, Data<T>> {
+    /// Finds a linked slot whose data was left, unlinks it, and holds its data.
+    #[inline]
+    pub(super) fn unlink_and_hold(&self, key: u32) -> Option<(Slot<'_, S>, Held<T>)> {
+        let (link, slot) = self.search(key, |slot| slot.key() == key)?;
+        let held = self.hold(slot.index)?;
+        link.set(slot.entry.next.get());
+        Some((slot, held))
     }
 }
 
@@ -390,13 +516,7 @@ impl<S, D> Index<u32> for Slots<S, D> {
     type Output = S;
 
     fn index(&self, index: u32) -> &S {
-        &self.cell(index).value
-    }
-}
-
-impl<S, D> IndexMut<u32> for Slots<S, D> {
-    fn index_mut(&mut self, index: u32) -> &mut S {
-        &mut self.cell_mut(index).value
+        &self.entry(index).value
     }
 }
 
@@ -415,28 +535,35 @@ fn hash(key: u32) -> u32 {
 mod tests {
     use super::*;
 
-    impl Keyed for u32 {
+    impl Keyed for Cell<u32> {
         fn key(&self) -> u32 {
-            *self
+            self.get()
         }
     }
 
-    fn take(slots: &mut Slots<u32>) -> Result<u32> {
+    /// Takes a slot for `key`. Returns its index.
+    fn take<D: Default>(slots: &mut Slots<Cell<u32>, D>, key: u32) -> Result<u32> {
         loop {
-            match slots.take() {
-                Some(index) => return Ok(index),
-                None => drop(slots.grow(slots.request().alloc()?)),
+            if let Some(slot) = slots.take() {
+                slot.set(key);
+                slots.link(slot);
+                return Ok(slot.index());
             }
+            drop(slots.grow(slots.request().alloc()?));
         }
     }
 
-    fn longest_chain(slots: &Slots<u32>) -> usize {
+    fn find<D>(slots: &Slots<Cell<u32>, D>, key: u32) -> Option<u32> {
+        Some(slots.find(key)?.index())
+    }
+
+    fn longest_chain(slots: &Slots<Cell<u32>>) -> usize {
         let mut longest = 0;
-        for bucket in 0..slots.used {
-            let mut index = slots.cell(bucket).bucket;
+        for bucket in 0..slots.buckets() {
+            let mut index = slots.head(bucket).get();
             let mut length = 0;
             while index != NONE {
-                index = slots.cell(index).next;
+                index = slots.entry(index).next.get();
                 length += 1;
             }
             longest = longest.max(length);
@@ -446,45 +573,45 @@ mod tests {
 
     #[test]
     fn blocks_have_no_gaps() -> Result {
-        let mut slots = Slots::<u32>::new();
+        let mut slots = Slots::<Cell<u32>>::new();
         assert_eq!(slots.capacity(), 0);
-        let mut index = 0;
         for block in 0..8 {
             drop(slots.grow(slots.request().alloc()?));
             assert_eq!(slots.blocks.len(), block + 1);
-            for cell in 0..slots.blocks[block].cells.len() {
-                assert_eq!(Slots::<u32>::locate(index), (block, cell));
-                index += 1;
-            }
-            assert_eq!(slots.capacity(), index);
         }
+        for block in 0..8 {
+            for nth in 0..slots.blocks[block].entries.len() {
+                let slot = slots.take().ok_or(EINVAL)?;
+                assert!(core::ptr::eq(slot.entry, &slots.blocks[block].entries[nth]));
+            }
+        }
+        assert_eq!(slots.capacity(), slots.buckets());
+        assert!(slots.take().is_none());
         Ok(())
     }
 
     #[test]
     fn grows_once() -> Result {
-        let mut slots = Slots::<u32>::new();
+        let mut slots = Slots::<Cell<u32>>::new();
         let (first, second) = (slots.request().alloc()?, slots.request().alloc()?);
         assert_eq!(slots.grow(first).blocks.len(), 0);
-        let index = slots.take().ok_or(EINVAL)?;
-        slots[index] = 7;
-        slots.link(index);
+        let index = take(&mut slots, 7)?;
         // Late memory comes back whole, and nothing is lost.
         assert_eq!(slots.grow(second).blocks.len(), 1);
         assert_eq!(slots.capacity(), FIRST);
-        assert_eq!(slots.find(7), Some(index));
+        assert_eq!(find(&slots, 7), Some(index));
 
         assert_eq!(slots.vacate().blocks.len(), 1);
         assert_eq!(slots.capacity(), 0);
-        assert_eq!(slots.find(7), None);
-        assert_eq!(slots.take(), None);
+        assert_eq!(find(&slots, 7), None);
+        assert!(slots.take().is_none());
         Ok(())
     }
 
     #[test]
     fn finds_what_is_linked() -> Result {
         const KEYS: usize = 512;
-        let mut slots = Slots::<u32>::new();
+        let mut slots = Slots::<Cell<u32>, Data<()>>::new();
         // Where each key is.
         let mut model = [NONE; KEYS];
         let mut random = 0x2545_f491_u32;
@@ -495,40 +622,66 @@ mod tests {
             random ^= random << 5;
             let key = random % KEYS as u32;
             let index = &mut model[key as usize];
-            assert_eq!(slots.find(key).unwrap_or(NONE), *index);
+            assert_eq!(find(&slots, key).unwrap_or(NONE), *index);
             // More and more of them, then fewer.
             let adds = random >> 16 < if op < 25_000 { 50_000 } else { 20_000 };
             if *index == NONE && adds {
-                *index = take(&mut slots)?;
-                slots[*index] = key;
-                slots.link(*index);
+                *index = take(&mut slots, key)?;
             } else if *index != NONE && !adds {
+                let slot = slots.get(*index);
                 if op % 2 == 0 {
-                    slots.unlink(*index);
+                    slots.unlink(slot);
                 } else {
-                    assert_eq!(slots.unlink_key(key), Some(*index));
+                    // SAFETY: The slot was taken, and nobody held it since.
+                    unsafe { slots.hold_new(*index).leave() };
+                    let (unlinked, _) = slots.unlink_and_hold(key).ok_or(EINVAL)?;
+                    assert_eq!(unlinked.index(), *index);
                 }
-                assert_eq!(slots.unlink_key(key), None);
-                slots.put(*index);
+                assert_eq!(find(&slots, key), None);
+                slots.put(slot);
                 *index = NONE;
             }
         }
         // Slots are used again.
-        assert!(slots.used <= KEYS as u32);
+        assert!(slots.buckets() <= KEYS as u32);
         for (key, &index) in model.iter().enumerate() {
-            assert_eq!(slots.find(key as u32).unwrap_or(NONE), index);
+            assert_eq!(find(&slots, key as u32).unwrap_or(NONE), index);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn is_held_by_one() -> Result {
+        let mut slots = Slots::<Cell<u32>, Data<u32>>::new();
+        drop(slots.grow(slots.request().alloc()?));
+        let index = take(&mut slots, 7)?;
+        // SAFETY: The slot has just been taken.
+        let mut held = unsafe { slots.hold_new(index) };
+        assert!(!slots.is_left(index));
+        // SAFETY: The slots are there until the end of the test.
+        unsafe { *held.get_mut() = 1 };
+        assert!(slots.hold(index).is_none());
+        assert!(slots.unlink_and_hold(7).is_none());
+        assert_eq!(find(&slots, 7), Some(index));
+
+        // SAFETY: As above.
+        unsafe { held.leave() };
+        assert!(slots.is_left(index));
+        let (unlinked, held) = slots.unlink_and_hold(7).ok_or(EINVAL)?;
+        assert_eq!(unlinked.index(), index);
+        // SAFETY: As above.
+        assert_eq!(unsafe { *held.get() }, 1);
+        assert_eq!(find(&slots, 7), None);
+        assert!(slots.hold(index).is_none());
         Ok(())
     }
 
     #[test]
     fn spreads_regular_keys() -> Result {
         for step in [1, 8, 24, 128, 2056, 2064, 4096, 4816, 7224, 8192, 65536] {
-            let mut slots = Slots::<u32>::new();
+            let mut slots = Slots::<Cell<u32>>::new();
             for i in 0..1000 {
-                let index = take(&mut slots)?;
-                slots[index] = i * step;
-                slots.link(index);
+                take(&mut slots, i * step)?;
             }
             assert!(longest_chain(&slots) <= 10);
         }

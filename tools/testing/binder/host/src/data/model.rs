@@ -32,13 +32,11 @@ use super::{
         Oneway, //
     },
     ranges::{
-        Id,
         Meta,
         Ranges,
         ReserveError,
         Reserved, //
-    },
-    slots::DataRef, //
+    }, //
 };
 
 pub(super) const UNIT: usize = size_of::<usize>();
@@ -141,14 +139,14 @@ impl<'a> Arbitrary<'a> for OnewayOp {
 
 /// A buffer of the model.
 struct Buffer {
-    name: Id,
     offset: usize,
     size: usize,
     meta: Meta,
-    /// Of a reserved buffer.
-    data: Option<DataRef<Kept>>,
+    /// With the kernel.
+    reserved: Option<Reserved<Kept>>,
     /// With userspace, and whether there is data for it.
     allocated: Option<bool>,
+    was_taken_back: bool,
 }
 
 /// Which buffer each unit belongs to, by its number in `buffers` plus one.
@@ -232,13 +230,16 @@ impl Data {
 type Kept = Option<Data>;
 
 fn release(ranges: &mut Ranges<Kept>, model: &mut Model, id: u32) {
-    let buffer = &model.buffers[&id];
-    let (name, size, meta) = (buffer.name, buffer.size, buffer.meta);
-    let released = locked(|| ranges.release(name));
-    if buffer.allocated.is_some() {
-        assert_eq!(released.err(), Some(EPERM));
+    let buffer = model.buffers.get_mut(&id).unwrap();
+    let Some(reserved) = buffer.reserved.take() else {
+        // What userspace has can't be released.
+        assert!(buffer.allocated.is_some());
         return;
-    }
+    };
+    let (offset, size, meta) = (buffer.offset, buffer.size, buffer.meta);
+    let name = reserved.id;
+    // SAFETY: The data is that of the buffer.
+    let released = locked(|| unsafe { ranges.release(name, reserved.data) });
     let released = released.ok().unwrap();
     assert_eq!(released.size, size);
     assert_eq!(released.pid, meta.pid);
@@ -246,21 +247,21 @@ fn release(ranges: &mut Ranges<Kept>, model: &mut Model, id: u32) {
     let pages: Range<usize> = released.pages;
     assert_eq!(pages.collect::<Vec<_>>(), model.remove(id));
     // It is gone.
-    assert_eq!(locked(|| ranges.release(name)).err(), Some(EINVAL));
-    assert_eq!(locked(|| ranges.commit(name)), Err(ENOENT));
+    assert_eq!(locked(|| ranges.list_again(name)), Err(ENOENT));
+    assert_eq!(locked(|| ranges.existing(offset)).err(), Some(ENOENT));
     assert!(released.memory.is_none() || model.buffers.is_empty());
 }
 
 fn take_back(buffer: &mut Buffer, mut existing: Reserved<Kept>) {
-    assert_eq!(existing.id, buffer.name);
     assert_eq!(existing.size, buffer.size);
     assert_eq!(existing.debug_id, buffer.meta.debug_id);
-    // SAFETY: The buffer is reserved again, and only the model knows of it.
+    // SAFETY: The slots are there as long as there is a buffer.
     let is_kept = unsafe { existing.data.get() }.is_some();
     assert_eq!(buffer.allocated.take(), Some(is_kept));
     // SAFETY: As above.
     drop(unsafe { existing.data.get_mut() }.take());
-    buffer.data = Some(existing.data);
+    buffer.reserved = Some(existing);
+    buffer.was_taken_back = true;
 }
 
 /// Does `ops` with the ranges of `pages` pages.
@@ -290,17 +291,16 @@ pub fn run(pages: usize, ops: &[Op]) {
                 let reserved = reserve(&mut ranges, size, meta);
                 fail_after(usize::MAX);
                 match reserved {
-                    Ok(Reserved {
-                        id, offset, data, ..
-                    }) => {
+                    Ok(reserved) => {
+                        let offset = reserved.offset;
                         assert_eq!(gaps.get(&offset).copied(), best);
                         model.add(Buffer {
-                            name: id,
                             offset,
                             size,
                             meta,
-                            data: Some(data),
+                            reserved: Some(reserved),
                             allocated: None,
+                            was_taken_back: false,
                         });
                     }
                     Err(ENOMEM) => assert_ne!(allocations, usize::MAX),
@@ -315,20 +315,19 @@ pub fn run(pages: usize, ops: &[Op]) {
                     continue;
                 };
                 let buffer = model.buffers.get_mut(&id).unwrap();
-                if let Some(kept) = &mut buffer.data {
-                    // SAFETY: The buffer is reserved, and only the model knows of it.
-                    unsafe { *kept.get_mut() = with_data.then(|| Data::new(&data)) };
-                }
-                match locked(|| ranges.commit(buffer.name)) {
-                    Ok(()) => {
-                        assert!(buffer.data.take().is_some());
-                        buffer.allocated = Some(with_data);
-                    }
-                    Err(err) => {
-                        assert_eq!(err, ENOENT);
-                        assert!(buffer.allocated.is_some());
-                    }
-                }
+                let Some(mut reserved) = buffer.reserved.take() else {
+                    assert!(buffer.allocated.is_some());
+                    continue;
+                };
+                // SAFETY: The slots are there as long as there is a buffer.
+                unsafe { *reserved.data.get_mut() = with_data.then(|| Data::new(&data)) };
+                // Needed if it was taken back; a new one is listed.
+                let listed = locked(|| ranges.list_again(reserved.id));
+                assert_eq!(listed.is_ok(), buffer.was_taken_back);
+                assert_eq!(ranges.existing(buffer.offset).err(), Some(ENOENT));
+                // SAFETY: As above.
+                unsafe { reserved.data.leave() };
+                buffer.allocated = Some(with_data);
             }
             Op::Existing(which) => {
                 let Some(id) = model.pick(which) else {
