@@ -41,7 +41,7 @@ impl BufferAllocator {
         if let Some(mapped) = &state.mapped {
             for n in 0..Pages::BITS {
                 match mapped.pages.state(n as usize) {
-                    State::InUse => in_use |= 1 << n,
+                    State::InUse | State::Filling => in_use |= 1 << n,
                     State::Idle => idle |= 1 << n,
                     _ => {}
                 }

@@ -1,34 +1,55 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! absent -> installing -> in use: brings the pages that a new buffer lacks.
+//! absent -> installing -> in use: brings the pages that a new buffer lacks. Those that it covers
+//! are mapped later, when it has been written.
 
-use core::ops::Range;
+use core::{
+    cmp::min,
+    ops::Range, //
+};
 
 use kernel::{
-    alloc::Flags,
+    alloc::{AllocError, Flags},
     memcontrol::MemCgroup,
     mm::MmWithUser,
-    page::Page,
+    page::{
+        BorrowedPage,
+        Page,
+        PageBatch,
+        SplitPages, //
+    },
     prelude::*,
     sync::{rcu, ArcBorrow}, //
 };
 
 use super::{
-    pages::Chunk,
+    pages::{Chunk, State},
     vma::Window,
     Area,
+    Buffer,
     BATCH, //
 };
+
+/// How many pages, as a power of two, are allocated at a time at most. The page allocator keeps no
+/// more than that at hand for each processor.
+const MAX_ORDER: u32 = 3;
 
 /// The receiver pays for its pages, but a sender must not set off the OOM killer among the
 /// receivers: the allocation fails, and with it the transaction.
 fn page_flags() -> Flags {
-    GFP_KERNEL_ACCOUNT | __GFP_HIGHMEM | __GFP_ZERO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
+    GFP_KERNEL_ACCOUNT | __GFP_HIGHMEM | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
+}
+
+/// The same for several pages at a time: only if there are some at hand.
+fn pages_flags() -> Flags {
+    let account = GFP_KERNEL_ACCOUNT & !GFP_KERNEL;
+    GFP_NOWAIT | account | __GFP_HIGHMEM | __GFP_NOWARN
 }
 
 impl Area {
-    /// Brings all pages of `range` into use, for a buffer that has been reserved on them. On
-    /// failure, exactly the pages are there that were there before.
+    /// Brings all pages of `range` into use, for a buffer that has been reserved on them. Those of
+    /// them that it covers, `covered`, may be filling instead; says whether any is. On failure,
+    /// exactly the pages are there that were there before.
     ///
     /// # Errors
     ///
@@ -39,7 +60,11 @@ impl Area {
     ///
     /// May sleep. The caller may be any process, and usually isn't the one that the area belongs
     /// to.
-    pub(super) fn install(self: ArcBorrow<'_, Self>, range: Range<usize>) -> Result {
+    pub(super) fn install(
+        self: ArcBorrow<'_, Self>,
+        range: Range<usize>,
+        covered: Range<usize>,
+    ) -> Result<bool> {
         // The sender may hold the last reference by the time that it is dropped. If the mm were
         // torn down here and now, the sender might wait in the middle of that for somebody who
         // waits for it.
@@ -66,52 +91,115 @@ impl Area {
                 match mapped.pages.installing(range.clone(), false, BATCH) {
                     Some(run) => break (mapped.window, run),
                     // Others have brought them in the meantime.
-                    None => return Ok(()),
+                    None => return Ok(false),
                 }
             }
         };
         drop(state);
 
-        let result = self.fill(&mm, window, range.clone(), first);
+        let result = self.bring(&mm, window, range.clone(), covered, first);
         if result.is_err() {
             self.empty(&mm, window, range);
         }
         result
     }
 
-    /// Allocates and maps all pages of `range` that this thread made installing, from the run
-    /// `first` on, and brings them into use.
-    fn fill(
+    /// Allocates all pages of `range` that this thread made installing, from the run `first` on.
+    /// Maps them and brings them into use, or leaves them to be filled if `covered` has them.
+    fn bring(
         &self,
         mm: &MmWithUser,
         window: Window,
         range: Range<usize>,
+        covered: Range<usize>,
         first: Range<usize>,
-    ) -> Result {
+    ) -> Result<bool> {
         let memcg = MemCgroup::from_mm(mm);
+        let mut is_filling = false;
         let mut run = first;
         loop {
-            let pages = self.allocate(run.len(), memcg.as_deref())?;
-            window.insert(mm, self, run.start, &pages)?;
+            let is_covered = covered.contains(&run.start);
+            if is_covered {
+                run.end = min(run.end, covered.end);
+            } else if run.start < covered.start {
+                run.end = min(run.end, covered.start);
+            }
+
+            let pages = self.allocate(run.len(), !is_covered, memcg.as_deref())?;
+            let mut state = State::Filling;
+            if !is_covered {
+                window.insert(mm, self, run.start, &pages)?;
+                state = State::Installing;
+            }
+            is_filling |= is_covered;
             let mut pages = pages.into_iter();
 
-            let mut state = self.state.lock();
-            let Some(mapped) = state.mapped.as_mut() else {
-                return Ok(());
+            let mut locked = self.state.lock();
+            let Some(mapped) = locked.mapped.as_mut() else {
+                return Ok(false);
             };
-            mapped.pages.installed(run.clone(), &mut pages);
+            mapped.pages.installed(run.clone(), &mut pages, state);
             match mapped.pages.installing(run.end..range.end, false, BATCH) {
                 Some(next) => run = next,
                 None => {
                     mapped.pages.finish_install(range);
-                    self.settle(state);
-                    return Ok(());
+                    self.settle(locked);
+                    return Ok(is_filling);
                 }
             }
         }
     }
 
-    /// Takes away again what [`fill`](Self::fill) brought before it failed.
+    /// Maps the pages of `buffer` that have been filled, and brings them into use.
+    ///
+    /// # Errors
+    ///
+    /// As [`install`](Self::install). What is left to be filled then is to be discarded.
+    ///
+    /// # Context
+    ///
+    /// As [`install`](Self::install).
+    pub(super) fn publish(&self, buffer: &Buffer) -> Result {
+        // As in `install`.
+        let mm = MmWithUser::into_mmput_async(self.mm.mmget_not_zero().ok_or(ESRCH)?);
+        let mut left = buffer.pages();
+        loop {
+            let state = self.state.lock();
+            let mapped = state.mapped.as_ref().ok_or(ESRCH)?;
+            let Some(run) = mapped.pages.filling(left.clone(), BATCH) else {
+                return Ok(());
+            };
+            let borrowed = mapped.pages.in_use::<BATCH>(run.clone(), buffer)?;
+            let window = mapped.window;
+            drop(state);
+
+            let mut pages = KVec::with_capacity(run.len(), GFP_KERNEL)?;
+            for page in borrowed.into_iter().flatten() {
+                pages.push_within_capacity(page).map_err(|_| ENOMEM)?;
+            }
+            window.insert(&mm, self, run.start, BorrowedPage::as_pages(&pages))?;
+            if let Some(mapped) = self.state.lock().mapped.as_mut() {
+                mapped.pages.filled(run.clone());
+            }
+            left.start = run.end;
+        }
+    }
+
+    /// Frees the pages of `range` that were to be filled. They aren't mapped.
+    pub(super) fn discard(&self, range: Range<usize>) {
+        loop {
+            let mut gone = PageBatch::<BATCH>::new();
+            if let Some(mapped) = self.state.lock().mapped.as_mut() {
+                mapped.pages.discard(range.clone(), &mut gone);
+            }
+            // They are freed here, without the lock.
+            if !gone.is_full() {
+                break;
+            }
+        }
+    }
+
+    /// Takes away again what [`bring`](Self::bring) brought before it failed.
     #[cold]
     fn empty(&self, mm: &MmWithUser, window: Window, range: Range<usize>) {
         let mut start = range.start;
@@ -132,13 +220,18 @@ impl Area {
     }
 
     /// Allocates pages, charged to `memcg`, that can go on the LRU without a further allocation.
-    fn allocate(&self, count: usize, memcg: Option<&MemCgroup>) -> Result<KVec<Page>> {
+    /// They are cleared only if `zero`.
+    fn allocate(&self, count: usize, zero: bool, memcg: Option<&MemCgroup>) -> Result<KVec<Page>> {
         let mut pages = KVec::with_capacity(count, GFP_KERNEL)?;
         let mut has_heads = false;
         MemCgroup::with_active(memcg, || {
-            for _ in 0..count {
-                let page = Page::alloc_page(page_flags())?;
-                // All pages are charged to the same memcg, unless it is going away just now.
+            while pages.len() < count {
+                let mut new = allocate_some(count - pages.len(), zero)?;
+                let Some(page) = new.next() else {
+                    return Err(ENOMEM);
+                };
+                // All pages are charged to the same memcg, unless it is going away just now. Those
+                // that were allocated together always are.
                 let usual = memcg.is_some_and(|memcg| {
                     MemCgroup::of_page(&page, &rcu::read_lock()) == Some(&**memcg)
                 });
@@ -147,6 +240,9 @@ impl Area {
                     has_heads = usual;
                 }
                 pages.push_within_capacity(page).map_err(|_| ENOMEM)?;
+                for page in new {
+                    pages.push_within_capacity(page).map_err(|_| ENOMEM)?;
+                }
             }
             Ok(pages)
         })
@@ -158,4 +254,16 @@ impl Area {
         let pages = &state.mapped.as_ref()?.pages;
         pages.installing(range, true, BATCH)
     }
+}
+
+/// Allocates pages, `count` at most, and one at least. They are cleared only if `zero`.
+fn allocate_some(count: usize, zero: bool) -> Result<SplitPages, AllocError> {
+    if zero {
+        return Page::alloc_split(0, page_flags() | __GFP_ZERO);
+    }
+    match min(count.ilog2(), MAX_ORDER) {
+        0 => None,
+        order => Page::alloc_split(order, pages_flags()).ok(),
+    }
+    .map_or_else(|| Page::alloc_split(0, page_flags()), Ok)
 }

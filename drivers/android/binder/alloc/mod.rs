@@ -33,6 +33,7 @@
 //! it is held, it goes outside of the area's lock.
 
 use core::{
+    cell::Cell,
     cmp::min,
     mem::{size_of, size_of_val, MaybeUninit},
     ops::{ControlFlow, Range},
@@ -106,7 +107,8 @@ const LOOKUP: usize = 16;
 /// # Invariants
 ///
 /// - While the value exists, the range is reserved in the area, and all pages that it lies on are
-///   in use (or being brought into use, before [`BufferAllocator::reserve`] returns it).
+///   in use (or being brought into use, before [`BufferAllocator::reserve`] returns it). Some may be
+///   filling: only as long as `filled` says so.
 /// - The area outlives the value, by the invariants of [`BufferAllocator`].
 /// - `data` is that of the range.
 /// - `page` is the page that the range begins on.
@@ -124,9 +126,16 @@ pub(crate) struct Buffer {
     id: ranges::Id,
     offset: u32,
     size: u32,
-    /// Whether the process has had it before.
-    was_committed: bool,
+    /// How many bytes have been written, from the first on, as long as it matters because there are
+    /// pages to be filled; or [`READY`], or [`RETURNED`].
+    filled: Cell<u32>,
 }
+
+/// No page of the buffer has to be filled.
+const READY: u32 = u32::MAX;
+
+/// Nor has it, and the process has had the buffer before.
+const RETURNED: u32 = u32::MAX - 1;
 
 // A buffer is moved a few times on its way through the driver. That is cheap as long as the
 // compiler needn't call memcpy() for a buffer and a pointer to its process.
@@ -174,6 +183,24 @@ impl Buffer {
         let page = self.page.as_ref()?;
         // SAFETY: By the type invariants the page stays in use as long as `self` exists.
         Some(unsafe { page.borrow() })
+    }
+
+    /// Whether there are pages to be filled.
+    fn is_filling(&self) -> bool {
+        self.filled.get() < RETURNED
+    }
+
+    /// All bytes below `end` have been written.
+    fn filled_up_to(&self, end: usize) {
+        if self.is_filling() && self.filled.get() < end as u32 {
+            self.filled.set(end as u32);
+        }
+    }
+
+    /// The indices of the pages that it covers all of.
+    fn covered_pages(&self) -> Range<usize> {
+        let start = self.offset().div_ceil(PAGE_SIZE);
+        start..((self.offset() + self.size()) >> PAGE_SHIFT).max(start)
     }
 
     /// The indices of the pages that it lies on.
@@ -444,7 +471,7 @@ impl Mapped {
 
 impl BufferAllocator {
     /// Reserves a buffer, with all its pages. Says, too, whether its sender is to be told that it
-    /// is suspected of oneway spam.
+    /// is suspected of oneway spam. When it has been written, [`publish`](Self::publish) it.
     ///
     /// # Errors
     ///
@@ -479,7 +506,7 @@ impl BufferAllocator {
             match mapped.reserve(size, meta) {
                 Ok((reserved, suspect)) => {
                     // INVARIANT: Its pages are there, or come below.
-                    let mut buffer = mapped.buffer(&self.area, reserved, false);
+                    let mut buffer = mapped.buffer(&self.area, reserved, READY);
                     buffer.page = mapped.pages.claim(buffer.pages());
                     drop(state);
                     if buffer.page.is_none() {
@@ -502,13 +529,51 @@ impl BufferAllocator {
     /// As [`reserve`](Self::reserve); the buffer has been released then.
     #[inline(never)]
     fn install(&self, buffer: Buffer) -> Result<Buffer> {
-        match self.area.as_arc_borrow().install(buffer.pages()) {
-            Ok(()) => Ok(buffer),
+        let area = self.area.as_arc_borrow();
+        match area.install(buffer.pages(), buffer.covered_pages()) {
+            Ok(is_filling) => {
+                if is_filling {
+                    buffer.filled.set(0);
+                }
+                Ok(buffer)
+            }
             Err(err) => {
                 self.release(buffer);
                 Err(err)
             }
         }
+    }
+
+    /// Ends the writing of a buffer that was reserved: what hasn't been written is cleared where the
+    /// process could see what was there before, and all of it is mapped.
+    ///
+    /// # Errors
+    ///
+    /// - `ESRCH`: the process is gone, or has unmapped its area.
+    /// - `ENOMEM`: no memory for page tables.
+    ///
+    /// The buffer can only be released then.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    #[inline]
+    pub(crate) fn publish(&self, buffer: &mut Buffer) -> Result {
+        if buffer.is_filling() {
+            self.publish_filled(buffer)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn publish_filled(&self, buffer: &mut Buffer) -> Result {
+        if !buffer.is_in(&self.area) {
+            return Err(EFAULT);
+        }
+        self.fill_up_to(buffer, buffer.size())?;
+        self.area.publish(buffer)?;
+        buffer.filled.set(READY);
+        Ok(())
     }
 
     /// Takes in more memory for the data under the lock.
@@ -523,12 +588,16 @@ impl BufferAllocator {
         drop(unused);
     }
 
-    /// Gives `buffer` to the process, which gives it back with [`existing`](Self::existing).
+    /// Gives `buffer`, which has been published, to the process, which gives it back with
+    /// [`existing`](Self::existing).
     pub(crate) fn commit(&self, buffer: Buffer) {
         if warn_on!(!buffer.is_in(&self.area)) {
             return;
         }
-        if buffer.was_committed {
+        if warn_on!(buffer.is_filling()) {
+            return self.release(buffer);
+        }
+        if buffer.filled.get() == RETURNED {
             let mut state = self.area.state.lock();
             let listed = match state.mapped.as_mut() {
                 Some(mapped) => mapped.ranges.list_again(buffer.id),
@@ -552,7 +621,7 @@ impl BufferAllocator {
         let mapped = state.mapped.as_mut().ok_or(ENOENT)?;
         let offset = address.checked_sub(mapped.window.start).ok_or(ENOENT)?;
         let existing = mapped.ranges.existing(offset)?;
-        Ok(mapped.buffer(&self.area, existing, true))
+        Ok(mapped.buffer(&self.area, existing, RETURNED))
     }
 
     /// Frees `buffer`, and what went with it. Pages that no other buffer lies on become idle.
@@ -563,6 +632,9 @@ impl BufferAllocator {
     pub(crate) fn release(&self, mut buffer: Buffer) {
         if warn_on!(!buffer.is_in(&self.area)) {
             return;
+        }
+        if buffer.is_filling() {
+            self.area.discard(buffer.pages());
         }
         // What it refers to may take locks when it is dropped.
         *buffer.data_mut() = AllocationInfo::default();
@@ -601,7 +673,7 @@ impl BufferAllocator {
             let mut state = self.area.state.lock();
             let mapped = state.mapped.as_mut()?;
             if let ControlFlow::Break(existing) = mapped.ranges.take_next() {
-                return Some(mapped.buffer(&self.area, existing?, true));
+                return Some(mapped.buffer(&self.area, existing?, RETURNED));
             }
         }
     }
@@ -616,12 +688,7 @@ impl BufferAllocator {
 impl Mapped {
     /// The buffer that has been reserved, or taken back with its pages still in use, in `area`.
     #[inline]
-    fn buffer(
-        &self,
-        area: &Area,
-        reserved: Reserved<AllocationInfo>,
-        was_committed: bool,
-    ) -> Buffer {
+    fn buffer(&self, area: &Area, reserved: Reserved<AllocationInfo>, filled: u32) -> Buffer {
         // INVARIANT: The range is reserved, and nobody else has its data. The pages are the
         // caller's business.
         Buffer {
@@ -633,7 +700,7 @@ impl Mapped {
             id: reserved.id,
             offset: reserved.offset as u32,
             size: reserved.size as u32,
-            was_committed,
+            filled: Cell::new(filled),
         }
     }
 }
@@ -687,6 +754,26 @@ impl BufferAllocator {
         mapped.pages.in_use(range, buffer)
     }
 
+    /// Clears what hasn't been written of the first `end` bytes of a buffer, if that has pages to be
+    /// filled.
+    #[inline]
+    fn fill_up_to(&self, buffer: &Buffer, end: usize) -> Result {
+        let filled = buffer.filled.get() as usize;
+        if buffer.is_filling() && filled < end {
+            self.zero(buffer, filled, end - filled)?;
+        }
+        Ok(())
+    }
+
+    fn zero(&self, buffer: &Buffer, offset: usize, len: usize) -> Result {
+        self.for_each_piece(buffer, offset, len, |page, offset, len| {
+            // SAFETY: See `copy_from_user`.
+            unsafe { page.fill_zero_raw(offset, len) }
+        })?;
+        buffer.filled_up_to(offset + len);
+        Ok(())
+    }
+
     /// Copies `len` bytes from userspace to `offset` of `buffer`.
     ///
     /// # Errors
@@ -703,12 +790,15 @@ impl BufferAllocator {
         offset: usize,
         len: usize,
     ) -> Result {
+        self.fill_up_to(buffer, offset)?;
         self.for_each_piece(buffer, offset, len, |page, offset, len| {
             // SAFETY: The bytes are the kernel's alone while there is a `Buffer`, and nobody else
             // works on them while it is borrowed here: the driver lets one thread at a time have
             // it.
             unsafe { page.copy_from_user_slice_raw(reader, offset, len) }
-        })
+        })?;
+        buffer.filled_up_to(offset + len);
+        Ok(())
     }
 
     /// Reads a value at `offset` of `buffer`.
@@ -739,7 +829,9 @@ impl BufferAllocator {
     /// `EFAULT`: the value doesn't fit into the buffer there.
     pub(crate) fn write<T: ?Sized>(&self, buffer: &Buffer, offset: usize, value: &T) -> Result {
         let mut src = ptr::from_ref(value).cast::<u8>();
-        self.for_each_piece(buffer, offset, size_of_val(value), |page, offset, len| {
+        let len = size_of_val(value);
+        self.fill_up_to(buffer, offset)?;
+        self.for_each_piece(buffer, offset, len, |page, offset, len| {
             // SAFETY: The pieces together are as long as `value`. As for the page, see
             // `copy_from_user`.
             unsafe {
@@ -747,15 +839,14 @@ impl BufferAllocator {
                 src = src.add(len);
             }
             Ok(())
-        })
+        })?;
+        buffer.filled_up_to(offset + len);
+        Ok(())
     }
 
     /// Writes zeroes to all of `buffer`.
     pub(crate) fn fill_zero(&self, buffer: &Buffer) -> Result {
-        self.for_each_piece(buffer, 0, buffer.size(), |page, offset, len| {
-            // SAFETY: See `copy_from_user`.
-            unsafe { page.fill_zero_raw(offset, len) }
-        })
+        self.zero(buffer, 0, buffer.size())
     }
 }
 

@@ -8,6 +8,7 @@
 //! |------------|-------|------------|------------------------------------------------------------|
 //! | absent     | none  | no         | nothing is mapped                                          |
 //! | installing | maybe | no         | the one thread that made it so allocates and maps the page |
+//! | filling    | yes   | no         | one buffer covers all of it, which is being written        |
 //! | in use     | yes   | maybe      | a buffer lies on it                                        |
 //! | idle       | yes   | yes        | no buffer lies on it; reclaim may take it                  |
 //! | isolated   | taken | no         | the one reclaimer that made it so unmaps, frees the page   |
@@ -22,6 +23,9 @@
 //! | absent                 | installing | a thread that reserves a buffer                        |
 //! | installing             | in use     | the same thread, when all pages of a buffer are there  |
 //! | installing             | absent     | the same thread, when that failed                      |
+//! | installing             | filling    | the same thread, if the buffer covers all of the page  |
+//! | filling                | in use     | who has the buffer, once it is written and mapped      |
+//! | filling                | absent     | who has the buffer, to release it instead              |
 //! | in use                 | idle       | the thread that releases the last buffer on the page   |
 //! | idle                   | isolated   | reclaim, which holds the LRU lock too if it came by it |
 //! | isolated               | absent     | the same reclaimer, once the page is unmapped          |
@@ -30,6 +34,14 @@
 //!
 //! A thread may wait for the end of both installing and isolated ([`PageTable::in_transit`]):
 //! nobody waits for that, or for anybody who may wait for it, while it has made a page so itself.
+//!
+//! # A page is mapped when it has been written
+//!
+//! What a new page contains is nobody's business. Most of a large buffer is about to be overwritten,
+//! so that it would be a waste to clear it first. A page that a buffer covers all of is mapped when
+//! the buffer has been written, and what hasn't been written by then is cleared. Nobody waits for
+//! that, as no other buffer can come to lie on such a page. Any other page is cleared and mapped
+//! before it gets in use.
 //!
 //! # A page in use may stay on the LRU
 //!
@@ -73,6 +85,7 @@ pub(super) enum State {
     InUse,
     Idle,
     Isolated,
+    Filling,
 }
 
 /// The low bits of a page pointer, which hold the state.
@@ -84,7 +97,7 @@ const _: () = assert!(align_of::<kernel::bindings::page>() > STATE_MASK);
 /// # Invariants
 ///
 /// - `word` is a state, or'd with the pointer to a page that the slot owns, or with null.
-/// - In the states in use and idle there is a page; absent and isolated there is none.
+/// - In the states in use, filling and idle there is a page; absent and isolated there is none.
 /// - The slot is linked only in the states in use and idle, and always when idle.
 /// - `word` changes only under the area's lock.
 #[pin_data]
@@ -126,8 +139,9 @@ impl Slot {
             1 => State::Installing,
             2 => State::InUse,
             3 => State::Idle,
+            4 => State::Isolated,
             // By the type invariants there is no other value.
-            _ => State::Isolated,
+            _ => State::Filling,
         }
     }
 
@@ -376,12 +390,12 @@ impl PageTable {
                 let Some(place) = places.next() else {
                     return Ok(pages);
                 };
-                if slot.state() != State::InUse {
+                if !matches!(slot.state(), State::InUse | State::Filling) {
                     return Err(EFAULT);
                 }
                 let raw = slot.raw_page().ok_or(EFAULT)?;
-                // SAFETY: By the invariants of `Buffer`, all pages that it lies on stay in use
-                // while it exists, and a page in use isn't taken off its slot but by teardown,
+                // SAFETY: By the invariants of `Buffer`, all pages that it lies on stay in use, or
+                // are being filled, while it exists. Only teardown takes such a page off its slot,
                 // which by the invariants of `BufferAllocator` finds no buffer any more.
                 *place = Some(unsafe { BorrowedPage::from_raw(raw) });
             }
@@ -444,17 +458,13 @@ impl PageTable {
         self.high = high;
     }
 
-    /// The first adjoining pages of `range` that are installing and that have a page already, or
-    /// have none yet, `limit` at most.
-    pub(super) fn installing(
+    /// The first adjoining pages of `range` that are `wanted`, `limit` at most.
+    fn run(
         &self,
         range: Range<usize>,
-        with_page: bool,
         limit: usize,
+        wanted: impl Fn(&Slot) -> bool,
     ) -> Option<Range<usize>> {
-        let wanted = |slot: &Slot| {
-            slot.state() == State::Installing && slot.raw_page().is_some() == with_page
-        };
         let mut slots = self.slots(range);
         let (start, _) = slots.find(|(_, slot)| wanted(slot))?;
         let more = slots
@@ -465,10 +475,58 @@ impl PageTable {
         Some(start..start + 1 + more)
     }
 
-    /// Puts pages that are mapped now on the slots of `run`, which are installing.
-    pub(super) fn installed(&mut self, run: Range<usize>, pages: impl Iterator<Item = Page>) {
+    /// The first adjoining pages of `range` that are installing and that have a page already, or
+    /// have none yet, `limit` at most.
+    pub(super) fn installing(
+        &self,
+        range: Range<usize>,
+        with_page: bool,
+        limit: usize,
+    ) -> Option<Range<usize>> {
+        self.run(range, limit, |slot| {
+            slot.state() == State::Installing && slot.raw_page().is_some() == with_page
+        })
+    }
+
+    /// The first adjoining pages of `range` that are being filled, `limit` at most.
+    pub(super) fn filling(&self, range: Range<usize>, limit: usize) -> Option<Range<usize>> {
+        self.run(range, limit, |slot| slot.state() == State::Filling)
+    }
+
+    /// Puts pages on the slots of `run`, which are installing: pages that are mapped now, if they
+    /// stay in that `state`, or that are to be filled.
+    pub(super) fn installed(
+        &mut self,
+        run: Range<usize>,
+        pages: impl Iterator<Item = Page>,
+        state: State,
+    ) {
         for ((_, slot), page) in self.slots(run).zip(pages) {
-            slot.put(page, State::Installing);
+            slot.put(page, state);
+        }
+    }
+
+    /// filling -> in use for all of `range`, which is mapped now.
+    pub(super) fn filled(&mut self, range: Range<usize>) {
+        for (_, slot) in self.slots(range) {
+            if slot.state() == State::Filling {
+                slot.set_state(State::InUse);
+            }
+        }
+    }
+
+    /// filling -> absent for pages of `range`, until `gone` is full. They aren't mapped.
+    pub(super) fn discard<const N: usize>(&mut self, range: Range<usize>, gone: &mut PageBatch<N>) {
+        for (_, slot) in self.slots(range) {
+            if gone.is_full() {
+                return;
+            }
+            if slot.state() != State::Filling {
+                continue;
+            }
+            if let Some(page) = slot.take(State::Absent) {
+                gone.push(page);
+            }
         }
     }
 
@@ -481,10 +539,10 @@ impl PageTable {
         }
     }
 
-    /// installing -> absent for all of `range`; the pages that were there go to `pages`.
+    /// installing, filling -> absent for all of `range`; the pages that were there go to `pages`.
     pub(super) fn abort_install(&mut self, range: Range<usize>, pages: &mut KVec<Page>) {
         for (_, slot) in self.slots(range) {
-            if slot.state() != State::Installing {
+            if !matches!(slot.state(), State::Installing | State::Filling) {
                 continue;
             }
             if let Some(page) = slot.take(State::Absent) {
@@ -581,7 +639,7 @@ impl PageTable {
         let mut counts = Counts::default();
         for index in 0..self.pages {
             match self.state(index) {
-                State::InUse => counts.in_use += 1,
+                State::InUse | State::Filling => counts.in_use += 1,
                 State::Idle => counts.idle += 1,
                 _ => counts.absent += 1,
             }

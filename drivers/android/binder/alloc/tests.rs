@@ -141,7 +141,9 @@ impl Fixture {
             is_oneway: false,
             pid: 1,
         };
-        Ok(self.alloc.reserve(request)?.0)
+        let mut buffer = self.alloc.reserve(request)?.0;
+        self.alloc.publish(&mut buffer)?;
+        Ok(buffer)
     }
 
     fn counts(&self) -> Counts {

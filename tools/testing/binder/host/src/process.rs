@@ -8,7 +8,10 @@ use kernel::{
         Mm,
         MmWithUser, //
     },
-    page::PAGE_SIZE,
+    page::{
+        PAGE_SIZE,
+        STALE, //
+    },
     prelude::*,
     seq_file::SeqFile,
     shrinker::ShrinkControl,
@@ -79,6 +82,13 @@ impl Buffer {
         offset..offset + self.0.size()
     }
 
+    /// The pages that it covers all of.
+    fn covered(&self) -> Pages {
+        let bytes = self.bytes();
+        let pages = bytes.start.div_ceil(PAGE_SIZE)..bytes.end / PAGE_SIZE;
+        pages.fold(0, |all, page| all | 1 << page)
+    }
+
     /// Its first byte on each page.
     fn starts(&self) -> impl Iterator<Item = usize> {
         let bytes = self.bytes();
@@ -114,9 +124,16 @@ impl Process {
         }
     }
 
-    /// Reserves a buffer of `size` bytes.
+    /// Reserves a buffer of `size` bytes, and publishes it.
     pub fn reserve(&self, size: usize) -> Result<Buffer> {
-        self.reserve_for(size, None).map(|(buffer, _)| buffer)
+        let (mut buffer, _) = self.reserve_for(size, None)?;
+        match self.publish(&mut buffer) {
+            Ok(()) => Ok(buffer),
+            Err(err) => {
+                self.release(buffer);
+                Err(err)
+            }
+        }
     }
 
     /// Reserves a buffer of `size` bytes, oneway if there is a `pid`.
@@ -129,6 +146,10 @@ impl Process {
         };
         let (buffer, suspect) = self.alloc.reserve(request)?;
         Ok((Buffer(buffer), suspect))
+    }
+
+    pub fn publish(&self, buffer: &mut Buffer) -> Result {
+        self.alloc.publish(&mut buffer.0)
     }
 
     pub fn release(&self, buffer: Buffer) {
@@ -156,7 +177,7 @@ impl Process {
         self.check(buffer, value);
     }
 
-    /// Writes `value` to each page of `buffer`, which the process may have unmapped.
+    /// Writes `value` to each page of `buffer`, which needn't be mapped.
     pub fn touch_unmapped(&self, buffer: &Buffer, value: u8) {
         for at in buffer.starts() {
             let offset = at - buffer.bytes().start;
@@ -185,6 +206,20 @@ impl Process {
             unsafe { page.read_raw(&mut byte, at % PAGE_SIZE, 1) }.unwrap();
             byte
         })
+    }
+
+    /// Makes sure that the process sees nothing of what was in the pages of `buffer` before they
+    /// were allocated.
+    pub fn check_for_stale(&self, buffer: &Buffer) {
+        for at in buffer.starts() {
+            let page = at / PAGE_SIZE * PAGE_SIZE;
+            let mut bytes = [0; PAGE_SIZE];
+            self.mm.with_page(START + page, |page| {
+                // SAFETY: Nobody writes to it meanwhile.
+                unsafe { page.read_raw(bytes.as_mut_ptr(), 0, PAGE_SIZE) }.unwrap();
+            });
+            assert!(!bytes.contains(&STALE), "page {page:#x} has stale bytes");
+        }
     }
 
     /// The pages that are mapped.

@@ -36,26 +36,53 @@ pub struct RemoveError;
 
 /// Allocation flags.
 pub mod flags {
-    use std::ops::BitOr;
+    use std::ops::{
+        BitAnd,
+        BitOr,
+        Not, //
+    };
 
-    /// Allocation flags, all alike here.
+    /// Allocation flags, of which one matters here.
     #[derive(Clone, Copy)]
-    pub struct Flags(());
+    pub struct Flags(u32);
+
+    impl Flags {
+        pub(crate) fn contains(self, flags: Flags) -> bool {
+            self.0 & flags.0 == flags.0
+        }
+    }
 
     impl BitOr for Flags {
         type Output = Self;
 
-        fn bitor(self, _: Self) -> Self {
-            self
+        fn bitor(self, rhs: Self) -> Self {
+            Self(self.0 | rhs.0)
         }
     }
 
-    pub const GFP_KERNEL: Flags = Flags(());
-    pub const GFP_KERNEL_ACCOUNT: Flags = Flags(());
-    pub const __GFP_HIGHMEM: Flags = Flags(());
-    pub const __GFP_NOWARN: Flags = Flags(());
-    pub const __GFP_RETRY_MAYFAIL: Flags = Flags(());
-    pub const __GFP_ZERO: Flags = Flags(());
+    impl BitAnd for Flags {
+        type Output = Self;
+
+        fn bitand(self, rhs: Self) -> Self {
+            Self(self.0 & rhs.0)
+        }
+    }
+
+    impl Not for Flags {
+        type Output = Self;
+
+        fn not(self) -> Self {
+            Self(!self.0)
+        }
+    }
+
+    pub const GFP_KERNEL: Flags = Flags(0);
+    pub const GFP_KERNEL_ACCOUNT: Flags = Flags(0);
+    pub const GFP_NOWAIT: Flags = Flags(0);
+    pub const __GFP_HIGHMEM: Flags = Flags(0);
+    pub const __GFP_NOWARN: Flags = Flags(0);
+    pub const __GFP_RETRY_MAYFAIL: Flags = Flags(0);
+    pub const __GFP_ZERO: Flags = Flags(1);
 }
 pub use self::flags::Flags;
 

@@ -27,6 +27,8 @@ pub struct page {
     pub(crate) refs: AtomicUsize,
     /// Who pays for it.
     pub(crate) memcg: Option<ARef<MemCgroup>>,
+    /// What its bytes are before.
+    pub(crate) filler: u8,
     pub(crate) bytes: UnsafeCell<Option<Box<[u8; PAGE_SIZE]>>>,
 }
 

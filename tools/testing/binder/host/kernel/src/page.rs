@@ -5,6 +5,7 @@
 use crate::{
     alloc::{
         self,
+        flags::__GFP_ZERO,
         AllocError,
         Flags, //
     },
@@ -41,6 +42,12 @@ pub const PAGE_SHIFT: usize = 12;
 /// As most kernels have it.
 pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
 
+/// What is in a page that wasn't asked to be cleared: somebody's secrets.
+pub const STALE: u8 = 0x5a;
+
+/// Pages that were allocated together.
+pub type SplitPages = std::vec::IntoIter<Page>;
+
 /// A page that is owned.
 #[derive(Debug)]
 #[repr(transparent)]
@@ -54,11 +61,20 @@ unsafe impl Send for Page {}
 unsafe impl Sync for Page {}
 
 impl Page {
-    pub fn alloc_page(_: Flags) -> Result<Self, AllocError> {
+    pub fn alloc_split(
+        order: u32,
+        flags: Flags,
+    ) -> Result<SplitPages, AllocError> {
         alloc::allocate()?;
+        let pages = (0..1 << order).map(|_| Self::new(flags));
+        Ok(pages.collect::<Result<Vec<_>, _>>()?.into_iter())
+    }
+
+    fn new(flags: Flags) -> Result<Self, AllocError> {
         let page = Box::new(bindings::page {
             refs: AtomicUsize::new(1),
             memcg: memcontrol::charge()?,
+            filler: if flags.contains(__GFP_ZERO) { 0 } else { STALE },
             bytes: UnsafeCell::new(None),
         });
         let page = NonNull::from(Box::leak(page));
@@ -105,7 +121,7 @@ impl Page {
     fn bytes(&self, offset: usize, len: usize) -> Result<&mut [u8]> {
         // SAFETY: The caller has the bytes to itself, as the kernel's methods demand.
         let bytes = unsafe { &mut *self.raw().bytes.get() };
-        let bytes = bytes.get_or_insert_with(|| Box::new([0; PAGE_SIZE]));
+        let bytes = bytes.get_or_insert_with(|| Box::new([self.raw().filler; PAGE_SIZE]));
         let end = offset.checked_add(len).ok_or(EINVAL)?;
         bytes.get_mut(offset..end).ok_or(EINVAL)
     }
@@ -196,6 +212,7 @@ fn bury(page: NonNull<bindings::page>) {
 }
 
 /// A page that somebody else owns.
+#[repr(transparent)]
 pub struct BorrowedPage<'a>(ManuallyDrop<Page>, PhantomData<&'a Page>);
 
 impl BorrowedPage<'_> {
@@ -206,6 +223,11 @@ impl BorrowedPage<'_> {
         let page = ManuallyDrop::new(Page { page });
         page.raw();
         Self(page, PhantomData)
+    }
+
+    pub fn as_pages<'b>(pages: &'b [Self]) -> &'b [Page] {
+        // SAFETY: The layout is the same, and a shared slice doesn't drop what is in there.
+        unsafe { slice::from_raw_parts(pages.as_ptr().cast(), pages.len()) }
     }
 }
 

@@ -9,7 +9,10 @@ use arbitrary::{
 };
 use kernel::{
     alloc::fail_after,
-    page::PAGE_SIZE,
+    page::{
+        PAGE_SIZE,
+        STALE, //
+    },
     prelude::*, //
 };
 use std::ops::Range;
@@ -80,6 +83,8 @@ struct Used {
     is_oneway: bool,
     /// Unless the process has it.
     buffer: Option<Buffer>,
+    /// The pages that aren't mapped before it is published.
+    filling: Pages,
 }
 
 /// A process, and what the model knows of it.
@@ -119,6 +124,10 @@ impl State {
 
     fn there(&self) -> Pages {
         self.in_use() | self.idle
+    }
+
+    fn filling(&self) -> Pages {
+        self.buffers.iter().fold(0, |all, used| all | used.filling)
     }
 
     /// Whether `size` free bytes lie together.
@@ -163,15 +172,25 @@ impl State {
         for used in &self.buffers {
             assert!(used.bytes.end <= bytes.start || bytes.end <= used.bytes.start);
         }
+        let filling = buffer.covered() & !self.there();
         self.idle &= !pages(&bytes);
-        self.value = self.value.wrapping_add(1);
-        self.process.touch(&buffer, self.value);
+        // Any value but that of stale bytes.
+        self.value = (self.value + 1) % STALE;
+        let value = self.value;
+        // Every other one is published at once, and a few aren't even written.
+        if value % 7 != 0 {
+            self.process.touch_unmapped(&buffer, value);
+        }
         self.buffers.push(Used {
             bytes,
-            value: self.value,
+            value,
             is_oneway: pid.is_some(),
             buffer: Some(buffer),
+            filling,
         });
+        if value % 2 == 0 {
+            self.publish(self.buffers.len() - 1);
+        }
         assert!(count(self.there()) <= self.limit);
     }
 
@@ -180,9 +199,37 @@ impl State {
         Some(&mut self.buffers[nth])
     }
 
+    /// Publishes a buffer that the process hasn't. Says whether that went well.
+    fn publish(&mut self, nth: usize) -> bool {
+        let (process, used) = (&self.process, &mut self.buffers[nth]);
+        let Some(buffer) = used.buffer.as_mut() else {
+            return false;
+        };
+        match process.publish(buffer) {
+            Ok(()) => {
+                used.filling = 0;
+                if self.is_mapped {
+                    process.touch(buffer, used.value);
+                    process.check_for_stale(buffer);
+                }
+                true
+            }
+            Err(err) => {
+                assert_eq!(err, ESRCH);
+                assert!(!self.is_mapped && used.filling != 0);
+                false
+            }
+        }
+    }
+
     fn commit(&mut self, which: u16) {
-        if let Some(buffer) = self.pick(which).and_then(|used| used.buffer.take()) {
-            self.process.commit(buffer);
+        let Some(nth) = usize::from(which).checked_rem(self.buffers.len()) else {
+            return;
+        };
+        if self.publish(nth) {
+            if let Some(buffer) = self.buffers[nth].buffer.take() {
+                self.process.commit(buffer);
+            }
         }
     }
 
@@ -207,11 +254,11 @@ impl State {
         };
         let before = self.in_use();
         let used = self.buffers.swap_remove(nth);
-        if self.is_mapped {
+        if self.is_mapped && used.filling == 0 && used.value % 7 != 0 {
             self.process.check(&buffer, used.value);
         }
         self.process.release(buffer);
-        self.idle |= before & !self.in_use();
+        self.idle |= before & !self.in_use() & !used.filling;
     }
 
     /// Takes note of which idle pages a scan left. Says how many it freed.
@@ -245,7 +292,11 @@ impl State {
 
     fn check(&self) {
         assert_eq!(self.process.pages(), (self.in_use(), self.idle));
-        let mapped = if self.is_mapped { self.there() } else { 0 };
+        let mapped = if self.is_mapped {
+            self.there() & !self.filling()
+        } else {
+            0
+        };
         assert_eq!(self.process.mapped(), mapped);
         assert_eq!(self.process.charged(), count(self.there()));
     }
