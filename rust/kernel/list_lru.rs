@@ -970,14 +970,15 @@ impl<T: LruItem> ListLru<T> {
             let nid = item.nid();
             let memcg = raw_memcg(item.memcg(&guard));
 
-            let list = match locked.take().filter(|list| list.is_of(nid, memcg)) {
-                Some(list) => list,
-                // SAFETY: `nid` is a possible node by the requirements of `LruItem`. The memcg is
-                // valid as long as `guard` exists.
-                None => unsafe { LockedList::new(&self.lru, nid, memcg, &guard) },
-            };
-            changed += usize::from(f(&list, item));
-            locked = Some(list);
+            if !locked.as_ref().is_some_and(|list| list.is_of(nid, memcg)) {
+                // One is unlocked before the next is locked.
+                locked = None;
+            }
+            // SAFETY: `nid` is a possible node by the requirements of `LruItem`. The memcg is valid
+            // as long as `guard` exists.
+            let list = locked
+                .get_or_insert_with(|| unsafe { LockedList::new(&self.lru, nid, memcg, &guard) });
+            changed += usize::from(f(list, item));
         }
         changed
     }
