@@ -50,6 +50,7 @@
 //! slot is linked can be asked without the LRU lock.
 
 use core::{
+    cell::Cell,
     iter,
     marker::PhantomPinned,
     mem::{align_of, size_of},
@@ -64,7 +65,6 @@ use kernel::{
     page::{BorrowedPage, Page, PageBatch},
     prelude::*,
     sync::{
-        atomic::{ordering::Relaxed, Atomic},
         rcu,
         Arc,
         ArcBorrow, //
@@ -99,14 +99,18 @@ const _: () = assert!(align_of::<kernel::bindings::page>() > STATE_MASK);
 /// - `word` is a state, or'd with the pointer to a page that the slot owns, or with null.
 /// - In the states in use, filling and idle there is a page; absent and isolated there is none.
 /// - The slot is linked only in the states in use and idle, and always when idle.
-/// - `word` changes only under the area's lock.
+/// - `word` is only used under the area's lock.
 #[pin_data]
 #[repr(C)]
 pub(crate) struct Slot {
     #[pin]
     links: LruLinks,
-    word: Atomic<usize>,
+    word: Cell<usize>,
 }
+
+// SAFETY: The links may be used by any thread. What they don't protect is only used with the area's
+// lock held: whoever comes by a slot without it, by the LRU, asks for nothing but whose it is.
+unsafe impl Sync for Slot {}
 
 kernel::list_lru::impl_lru_item! {
     // SAFETY: The node of a page never changes. Its memcg is changed by reparenting only, as for
@@ -129,12 +133,12 @@ impl Slot {
         // INVARIANT: Absent, without a page, and not linked.
         pin_init!(Self {
             links <- LruLinks::new(),
-            word: Atomic::new(State::Absent as usize),
+            word: Cell::new(State::Absent as usize),
         })
     }
 
     fn state(&self) -> State {
-        match self.word.load(Relaxed) & STATE_MASK {
+        match self.word.get() & STATE_MASK {
             0 => State::Absent,
             1 => State::Installing,
             2 => State::InUse,
@@ -146,7 +150,7 @@ impl Slot {
     }
 
     fn raw_page(&self) -> Option<NonNull<kernel::bindings::page>> {
-        NonNull::new((self.word.load(Relaxed) & !STATE_MASK) as *mut _)
+        NonNull::new((self.word.get() & !STATE_MASK) as *mut _)
     }
 
     /// The page on this slot, if there is one.
@@ -178,8 +182,8 @@ impl Slot {
 
     /// Changes the state; the page stays what it is.
     fn set_state(&self, state: State) {
-        let page = self.word.load(Relaxed) & !STATE_MASK;
-        self.word.store(page | state as usize, Relaxed);
+        let page = self.word.get() & !STATE_MASK;
+        self.word.set(page | state as usize);
     }
 
     /// Puts `page` on the slot, which has none.
@@ -187,14 +191,14 @@ impl Slot {
         debug_assert!(self.raw_page().is_none());
         // INVARIANT: The slot takes up the ownership of the page.
         let raw = page.into_raw().as_ptr() as usize;
-        self.word.store(raw | state as usize, Relaxed);
+        self.word.set(raw | state as usize);
     }
 
     /// Takes the page off the slot, which isn't linked.
     fn take(&self, state: State) -> Option<Page> {
         let raw = self.raw_page();
         // INVARIANT: The slot gives up the ownership of the page.
-        self.word.store(state as usize, Relaxed);
+        self.word.set(state as usize);
         // SAFETY: The slot owned the page, and has just forgotten it.
         raw.map(|raw| unsafe { Page::from_raw(raw) })
     }
