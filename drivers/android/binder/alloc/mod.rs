@@ -27,9 +27,8 @@
 //! 2. the area's lock, a spinlock: everything in [`AreaState`];
 //! 3. the LRU lock.
 //!
-//! Reclaim comes from the inside: it finds a page by the LRU, with the LRU lock held, and only
-//! tries the area's lock; it holds neither when it tries the VMA lock. No memory is allocated with
-//! the area's lock held, and the process lock of the driver isn't needed for anything here; where
+//! Reclaim finds a page by the LRU, but drops the LRU lock again before it takes the others in this
+//! order. It only tries the VMA lock or mmap lock. No memory is allocated with the area's lock held, and the process lock of the driver isn't needed for anything here; where
 //! it is held, it goes outside of the area's lock.
 
 use core::{
@@ -93,7 +92,7 @@ const MAX_SIZE: usize = bindings::SZ_4M as usize;
 /// an address of its own.
 const ALIGN: usize = size_of::<usize>();
 
-/// How many pages are brought, or taken away, at a time.
+/// How many pages are brought, or freed by teardown, at a time.
 const BATCH: usize = 32;
 
 /// How many pages are looked up at a time.
@@ -241,8 +240,6 @@ struct AreaState {
     mapped: Option<Mapped>,
     /// No new buffers: the mapping or the process is gone.
     closed: bool,
-    /// Nothing goes on the LRU any more.
-    torn_down: bool,
     /// How many threads wait for `settled`.
     waiters: usize,
 }
@@ -276,7 +273,6 @@ impl Area {
             let mut gone = PageBatch::<BATCH>::new();
             let mut state = self.state.lock();
             state.closed = true;
-            state.torn_down |= all;
             if let Some(mapped) = state.mapped.as_mut() {
                 let lru = &self.lru;
                 mapped.pages.tear_down(&mut from, all, lru, &mut gone);
@@ -321,7 +317,6 @@ impl BufferAllocator {
                     AreaState {
                         mapped: None,
                         closed: false,
-                        torn_down: false,
                         waiters: 0,
                     },
                     "binder_alloc::Area::state"

@@ -11,7 +11,7 @@
 //! | filling    | yes   | no         | one buffer covers all of it, which is being written        |
 //! | in use     | yes   | maybe      | a buffer lies on it                                        |
 //! | idle       | yes   | yes        | no buffer lies on it; reclaim may take it                  |
-//! | isolated   | taken | no         | the one reclaimer that made it so unmaps, frees the page   |
+//! | isolated   | taken | no         | the one reclaimer that made it so unmaps the page          |
 //!
 //! # Who moves a page from where to where
 //!
@@ -27,9 +27,8 @@
 //! | filling                | in use     | who has the buffer, once it is written and mapped      |
 //! | filling                | absent     | who has the buffer, to release it instead              |
 //! | in use                 | idle       | the thread that releases the last buffer on the page   |
-//! | idle                   | isolated   | reclaim, which holds the LRU lock too if it came by it |
+//! | idle                   | isolated   | reclaim, when nothing keeps it from unmapping the page |
 //! | isolated               | absent     | the same reclaimer, once the page is unmapped          |
-//! | isolated               | idle       | the same reclaimer, when it can't unmap the page now   |
 //! | in use, idle           | absent     | teardown, when nothing maps the area any more          |
 //!
 //! A thread may wait for the end of both installing and isolated ([`PageTable::in_transit`]):
@@ -156,9 +155,8 @@ impl Slot {
     /// The page on this slot, if there is one.
     fn page(&self) -> Option<BorrowedPage<'_>> {
         let raw = self.raw_page()?;
-        // SAFETY: By the type invariants the slot owns the page. The caller either has the area's
-        // lock, or the slot is linked and the LRU is locked: in both cases the page isn't taken off
-        // the slot.
+        // SAFETY: By the type invariants the slot owns the page. The caller has the area's lock, so
+        // it isn't taken off the slot.
         Some(unsafe { BorrowedPage::from_raw(raw) })
     }
 
@@ -577,38 +575,48 @@ impl PageTable {
         }
     }
 
-    /// idle -> isolated for a page that has just been taken off the LRU; nothing for one in use.
-    pub(super) fn isolate(&mut self, index: usize) -> Option<Page> {
-        let slot = self.slot(index)?;
-        if slot.state() != State::Idle {
-            return None;
-        }
-        slot.take(State::Isolated)
-    }
-
-    /// idle -> isolated for a page that is still on the LRU.
-    pub(super) fn unlink_and_isolate(&mut self, index: usize, lru: &IdleLru) -> Option<Page> {
-        if self.state(index) != State::Idle {
-            return None;
-        }
+    /// Takes all slots of `range` off the LRU. Says how many were on it. By the invariants of
+    /// [`Slot`], the caller must not leave them idle.
+    fn unlink(&mut self, range: Range<usize>, lru: &IdleLru) -> usize {
+        let slots = self.slots(range).map(|(_, slot)| slot);
         // SAFETY: A slot is only ever linked to the one LRU of its area.
-        unsafe { lru.del(self.slot(index)?) };
-        self.isolate(index)
+        unsafe { lru.del_many(slots.filter(|slot| slot.links.is_linked())) }
     }
 
-    /// isolated -> idle: the page goes to the tail of the LRU.
-    pub(super) fn put_back(&mut self, index: usize, page: Page, lru: &IdleLru) {
-        if let Some(slot) = self.slot(index) {
-            slot.put(page, State::Idle);
-            // SAFETY: As in `make_idle`.
-            unsafe { lru.add(slot) };
+    /// idle -> isolated for the pages of `range`, of which no slot is on the LRU after this. `take`
+    /// gets the pages, and their indices. Says how many slots were on the LRU.
+    pub(super) fn isolate(
+        &mut self,
+        range: Range<usize>,
+        lru: &IdleLru,
+        mut take: impl FnMut(usize, Page),
+    ) -> usize {
+        let unlinked = self.unlink(range.clone(), lru);
+        for (index, slot) in self.slots(range) {
+            if slot.state() == State::Idle {
+                slot.take(State::Isolated).map(|page| take(index, page));
+            }
         }
+        unlinked
     }
 
-    /// isolated -> absent.
-    pub(super) fn removed(&mut self, index: usize) {
-        if let Some(slot) = self.slot(index) {
-            slot.set_state(State::Absent);
+    /// Moves the idle pages of `range` to the end of the LRU, and takes those in use off it. Says
+    /// how many slots were on it.
+    pub(super) fn rotate(&mut self, range: Range<usize>, lru: &IdleLru) -> usize {
+        let unlinked = self.unlink(range.clone(), lru);
+        let slots = self.slots(range).map(|(_, slot)| slot);
+        // SAFETY: As in `make_idle`.
+        unsafe { lru.add_many(slots.filter(|slot| slot.state() == State::Idle)) };
+        unlinked
+    }
+
+    /// isolated -> absent for pages that the caller isolated: bit 0 of `set` tells page `base`, and
+    /// so on.
+    pub(super) fn removed(&mut self, base: usize, set: usize) {
+        for (index, slot) in self.slots(base..base + usize::BITS as usize) {
+            if set >> (index - base) & 1 == 1 {
+                slot.set_state(State::Absent);
+            }
         }
     }
 

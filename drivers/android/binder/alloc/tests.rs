@@ -356,46 +356,6 @@ mod suite {
     }
 
     #[test]
-    fn a_scan_of_an_area_that_is_busy_stops() -> Result {
-        let fixture = Fixture::new()?;
-        let buffer = fixture.reserve(4 * PAGE_SIZE)?;
-        fixture.alloc.release(buffer);
-
-        let busy = fixture.alloc.area.state.lock();
-        let (freed, scanned) = fixture.scan(3, None);
-        drop(busy);
-        assert!(freed.is_none());
-        assert!(scanned >= 3);
-        assert!(fixture.counts() == counts(0, 4));
-        assert!(fixture.count(None) == 4);
-        Ok(())
-    }
-
-    #[test]
-    fn a_busy_area_does_not_keep_another_from_being_scanned() -> Result {
-        let first = Fixture::new()?;
-        let second = Fixture::on(first.lru.clone())?;
-        // The busy one is at the head of the LRU, and has more than a small scan gets to see.
-        for (fixture, pages) in [(&first, 8), (&second, 4)] {
-            let buffer = fixture.reserve(pages * PAGE_SIZE)?;
-            fixture.alloc.release(buffer);
-        }
-
-        // Nobody gets at the pages of an area that has no page table.
-        let table = first.alloc.area.state.lock().mapped.take();
-        let result = [
-            first.scan(4, None),
-            first.scan(4, None),
-            first.scan(4, None),
-        ];
-        first.alloc.area.state.lock().mapped = table;
-        assert!(result[0].0.is_none());
-        assert!(second.counts() == counts(0, 0));
-        assert!(first.counts() == counts(0, 8));
-        Ok(())
-    }
-
-    #[test]
     fn a_scan_of_nothing_stops() -> Result {
         let fixture = Fixture::new()?;
         let (freed, scanned) = fixture.scan(10, None);

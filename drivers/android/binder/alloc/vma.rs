@@ -6,7 +6,11 @@
 //! is to be mapped or unmapped. So it is looked up by the address of the page each time, and it is
 //! ours only if its operations, its private data and its offset say so.
 
-use core::{ops::Range, ptr};
+use core::{
+    cmp::{max, min},
+    ops::Range,
+    ptr, //
+};
 
 use kernel::{
     bindings,
@@ -67,25 +71,30 @@ impl Window {
         self.start + (index << PAGE_SHIFT)
     }
 
-    /// How many of the pages of `run`, from its start on, `vma` maps for `area`: 0 if it's
-    /// another's.
-    fn covers(&self, vma: &virt::VmaRef, area: &Area, run: &Range<usize>) -> usize {
+    /// The pages that `vma` maps for `area`, of those in `around`: `index` is among them, or there
+    /// are none.
+    fn mapped_by(
+        &self,
+        vma: &virt::VmaRef,
+        area: &Area,
+        index: usize,
+        around: &Range<usize>,
+    ) -> Range<usize> {
         // SAFETY: Both are plain pointers that are only compared, in a VMA that is locked for
         // reading.
         let (ops, private) = unsafe { ((*vma.as_ptr()).vm_ops, (*vma.as_ptr()).vm_private_data) };
-        if !ptr::eq(ops, &VM_OPS.0) || !ptr::eq(private.cast_const().cast::<Area>(), area) {
-            return 0;
+        let ours = ptr::eq(ops, &VM_OPS.0) && ptr::eq(private.cast_const().cast::<Area>(), area);
+        let address = self.address(index);
+        if !ours || address < vma.start() || address >= vma.end() {
+            return index..index;
         }
-        let address = self.address(run.start);
-        if address < vma.start() || address >= vma.end() {
-            return 0;
-        }
+        let before = (address - vma.start()) >> PAGE_SHIFT;
+        let rest = (vma.end() - address) >> PAGE_SHIFT;
         // mremap() can bring another part of the area to this address.
-        let offset = pgoff(vma) + ((address - vma.start()) >> PAGE_SHIFT);
-        if offset != self.pgoff + run.start {
-            return 0;
+        if pgoff(vma) + before != self.pgoff + index {
+            return index..index;
         }
-        run.len().min((vma.end() - address) >> PAGE_SHIFT)
+        max(around.start, index.saturating_sub(before))..min(around.end, index + rest)
     }
 
     /// Maps `pages` from page `index` on: all of them, or none.
@@ -112,7 +121,7 @@ impl Window {
             let vma = lock.vma(self.address(run.start));
             let mapped = match vma.and_then(|vma| Some((vma, vma.as_mixedmap_vma()?))) {
                 None => Err((ESRCH, 0)),
-                Some((vma, mixed)) => match self.covers(vma, area, &run) {
+                Some((vma, mixed)) => match self.mapped_by(vma, area, run.start, &run).len() {
                     0 => Err((ESRCH, 0)),
                     n => mixed
                         .vm_insert_pages(self.address(run.start), &pages[done..done + n])
@@ -136,8 +145,45 @@ impl Window {
     /// # Context
     ///
     /// As [`insert`](Self::insert).
-    pub(super) fn zap_wait(&self, mm: &MmWithUser, area: &Area, run: Range<usize>) {
-        Zap::new(*self, mm, area).run(run, Locked::wait_some);
+    pub(super) fn zap_wait(&self, mm: &MmWithUser, area: &Area, mut run: Range<usize>) {
+        while !run.is_empty() {
+            let address = self.address(run.start);
+            let lock = Locked::wait(mm, address);
+            let mut n = 0;
+            if let Some(vma) = lock.vma(address) {
+                n = self.mapped_by(vma, area, run.start, &run).len();
+                vma.zap_vma_range(address, n * PAGE_SIZE);
+            }
+            // If there are none, nothing of ours is mapped there.
+            run.start += max(n, 1);
+        }
+    }
+
+    /// Finds out what maps page `index`, and those of `around` that the same VMA maps, for them to
+    /// be unmapped. `None` if that takes a lock that isn't to be had now: this doesn't wait, as
+    /// reclaim may run in a thread that holds the lock.
+    pub(super) fn try_lock<'a>(
+        &self,
+        mm: &'a MmWithUser,
+        area: &Area,
+        index: usize,
+        around: &Range<usize>,
+    ) -> Option<Mapping<'a>> {
+        let address = self.address(index);
+        let lock = Locked::try_(mm, address)?;
+        let pages = lock
+            .vma(address)
+            .map_or(index..index, |vma| self.mapped_by(vma, area, index, around));
+        Some(if pages.is_empty() {
+            Mapping::Nothing(index..index + 1)
+        } else {
+            Mapping::Vma {
+                window: *self,
+                lock,
+                address,
+                pages,
+            }
+        })
     }
 }
 
@@ -146,72 +192,46 @@ fn pgoff(vma: &virt::VmaRef) -> usize {
     unsafe { (*vma.as_ptr()).vm_pgoff }
 }
 
-/// Unmaps runs of pages, and keeps the VMA locked from one to the next where they lie in the same.
-pub(super) struct Zap<'a> {
-    window: Window,
-    mm: &'a MmWithUser,
-    area: &'a Area,
-    lock: Option<Locked<'a>>,
+/// What maps some pages of an area, and keeps them mapped until they are unmapped by this.
+pub(super) enum Mapping<'a> {
+    /// Nothing does.
+    Nothing(Range<usize>),
+    /// The VMA at `address`, which `lock` is for.
+    Vma {
+        window: Window,
+        lock: Locked<'a>,
+        address: usize,
+        pages: Range<usize>,
+    },
 }
 
-impl<'a> Zap<'a> {
-    pub(super) fn new(window: Window, mm: &'a MmWithUser, area: &'a Area) -> Self {
-        Self {
+impl Mapping<'_> {
+    /// Which pages these are.
+    pub(super) fn pages(&self) -> Range<usize> {
+        match self {
+            Mapping::Nothing(pages) | Mapping::Vma { pages, .. } => pages.clone(),
+        }
+    }
+
+    /// Unmaps some of [`pages`](Self::pages): bit 0 of `set` tells page `base`, and so on.
+    pub(super) fn zap(&self, base: usize, set: usize) {
+        if let Mapping::Vma {
             window,
-            mm,
-            area,
-            lock: None,
-        }
-    }
-
-    /// Unmaps the pages of `run` without waiting for a lock. Says how many, from the start on:
-    /// where a lock wasn't to be had, the rest is as it was.
-    pub(super) fn try_run(&mut self, run: Range<usize>) -> usize {
-        self.run(run, Locked::try_)
-    }
-
-    fn run(
-        &mut self,
-        mut run: Range<usize>,
-        lock: fn(&'a MmWithUser, usize) -> Option<Locked<'a>>,
-    ) -> usize {
-        let all = run.len();
-        while !run.is_empty() {
-            let address = self.window.address(run.start);
-            // The VMA of the last run may do. If not, unlock it before another is locked.
-            if self.zap_here(&mut run, address) {
-                continue;
-            }
-            self.lock = None;
-            self.lock = lock(self.mm, address);
-            if self.lock.is_none() {
-                break;
-            }
-            if !self.zap_here(&mut run, address) {
-                // Nothing of ours is mapped there.
-                run.start += 1;
+            lock,
+            address,
+            ..
+        } = self
+        {
+            if let Some(vma) = lock.vma(*address).and_then(virt::VmaRef::as_mixedmap_vma) {
+                let first = set.trailing_zeros() as usize;
+                vma.zap_vma_pages(window.address(base + first), set >> first);
             }
         }
-        all - run.len()
-    }
-
-    /// Unmaps the beginning of `run` if the VMA that is locked has it, and takes it off `run`.
-    fn zap_here(&self, run: &mut Range<usize>, address: usize) -> bool {
-        let Some(vma) = self.lock.as_ref().and_then(|lock| lock.vma(address)) else {
-            return false;
-        };
-        let n = self.window.covers(vma, self.area, run);
-        if n == 0 {
-            return false;
-        }
-        vma.zap_vma_range(address, n * PAGE_SIZE);
-        run.start += n;
-        true
     }
 }
 
 /// The lock of one VMA where the kernel has such locks, and of the whole mm where it hasn't.
-enum Locked<'a> {
+pub(super) enum Locked<'a> {
     Vma(VmaReadGuard<'a>),
     Mm(MmapReadGuard<'a>),
 }
@@ -223,10 +243,6 @@ impl<'a> Locked<'a> {
             Some(vma) => Locked::Vma(vma),
             None => Locked::Mm(mm.mmap_read_lock()),
         }
-    }
-
-    fn wait_some(mm: &'a MmWithUser, address: usize) -> Option<Self> {
-        Some(Self::wait(mm, address))
     }
 
     /// Doesn't wait: reclaim may run in a thread that holds the lock.

@@ -260,6 +260,12 @@ impl Process {
         }
     }
 
+    /// Calls `f` while another thread has the address space locked.
+    pub fn while_locked<R>(&self, f: impl FnOnce() -> R) -> R {
+        let user = self.user.lock().unwrap().clone();
+        user.expect("the process has ended").while_locked(f)
+    }
+
     /// Ends the process: when nobody else uses its address space, what is mapped there goes.
     pub fn exit(&self) {
         let user = self.user.lock().unwrap().take();

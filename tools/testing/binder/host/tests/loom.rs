@@ -192,7 +192,7 @@ fn neighbours() {
 }
 
 #[test]
-fn pages_that_are_put_back() {
+fn pages_that_cannot_be_unmapped_now() {
     explore("reclaim while the address space is locked", 4, || {
         let (lru, process) = process();
         send(&process, HALF, 1);

@@ -4,9 +4,13 @@
 
 #![cfg(not(loom))]
 
-use binder_alloc_host::process::model::{
-    run,
-    Op, //
+use binder_alloc_host::process::{
+    model::{
+        run,
+        Op, //
+    },
+    Lru,
+    Process, //
 };
 use kernel::page::PAGE_SIZE;
 use proptest::{
@@ -61,4 +65,77 @@ fn pages_do_as_the_model() {
     let done = done.into_inner();
     println!("pages: {done} operations");
     assert!(done > 300_000);
+}
+
+/// Leaves `pages` idle pages.
+fn leave(process: &Process, pages: usize) {
+    let buffer = process.reserve(pages * PAGE_SIZE).unwrap();
+    process.release(buffer);
+}
+
+#[test]
+fn a_scan_takes_idle_neighbours_along() {
+    let lru = Lru::new();
+    let process = Process::new(&lru, 100, true);
+    let buffers = [(); 100].map(|()| process.reserve(PAGE_SIZE).unwrap());
+    for (nth, buffer) in buffers.into_iter().enumerate() {
+        if nth % 2 == 1 {
+            process.release(buffer);
+        } else {
+            process.commit(buffer);
+        }
+    }
+    // All that are idle in the group of the first, and then those of the next.
+    let groups = [usize::BITS as usize / 2, 50 - usize::BITS as usize / 2];
+    for group in groups {
+        assert_eq!(lru.scan(1), (Some(group), group));
+    }
+    assert_eq!((lru.count(), process.charged()), (0, 50));
+    process.finish().check();
+}
+
+#[test]
+fn a_page_in_use_goes_off_the_list_when_a_scan_meets_it() {
+    let lru = Lru::new();
+    let process = Process::new(&lru, 8, true);
+    leave(&process, 4);
+    let buffer = process.reserve(2 * PAGE_SIZE).unwrap();
+    assert_eq!(lru.count(), 4);
+    assert_eq!(lru.scan(1), (Some(2), 4));
+    assert_eq!((lru.count(), process.charged()), (0, 2));
+    process.touch(&buffer, 1);
+    process.release(buffer);
+    process.finish().check();
+}
+
+#[test]
+fn a_scan_of_an_area_that_is_busy_stops() {
+    for has_vma_locks in [false, true] {
+        let lru = Lru::new();
+        let process = Process::new(&lru, 8, has_vma_locks);
+        leave(&process, 4);
+        assert_eq!(process.while_locked(|| lru.scan(3)), (None, 4));
+        assert_eq!((lru.count(), process.charged()), (4, 4));
+        process.finish().check();
+    }
+}
+
+#[test]
+fn a_busy_area_does_not_keep_another_from_being_scanned() {
+    let lru = Lru::new();
+    let [busy, other] = [100, 8].map(|pages| Process::new(&lru, pages, true));
+    // The busy one is at the head, and has more than a small scan gets to see.
+    leave(&busy, 100);
+    leave(&other, 4);
+    busy.while_locked(|| {
+        assert_eq!(lru.scan(1).0, None);
+        assert_eq!(lru.scan(1).0, None);
+        assert_eq!(lru.scan(1), (Some(4), 4));
+    });
+    assert_eq!(
+        (lru.count(), busy.charged(), other.charged()),
+        (100, 100, 0)
+    );
+    busy.finish().check();
+    other.finish().check();
 }

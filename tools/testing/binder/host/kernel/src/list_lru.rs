@@ -153,45 +153,45 @@ impl<T: LruItem> ListLru<T> {
     ///
     /// As the kernel's.
     pub unsafe fn del(&self, item: &T) -> bool {
-        let mut list = self.lock();
-        if !item.links().is_linked() {
-            return false;
+        // SAFETY: By the requirements of this function.
+        unsafe { self.del_many([item].into_iter()) == 1 }
+    }
+
+    /// # Safety
+    ///
+    /// As the kernel's.
+    pub unsafe fn del_many<'a>(&self, items: impl Iterator<Item = &'a T>) -> usize
+    where
+        T: 'a,
+    {
+        let mut list = None;
+        let mut removed = 0;
+        for item in items {
+            // Which list it is in depends on it.
+            item.nid();
+            item.memcg(&rcu::read_lock());
+            let list = list.get_or_insert_with(|| self.lock());
+            if item.links().is_linked() {
+                let nth = list.0.iter().position(|&other| ptr::eq(other, item));
+                list.0.remove(nth.expect("linked to another list"));
+                item.links().set(false);
+                removed += 1;
+            }
         }
-        let nth = list.0.iter().position(|&other| ptr::eq(other, item));
-        list.0.remove(nth.expect("linked to another list"));
-        item.links().set(false);
-        true
+        removed
     }
 
     pub fn walk<F>(&self, _: &ShrinkControl, nr_to_walk: &mut usize, mut cb: F) -> usize
     where
         F: for<'a> FnMut(LruCursor<'a, T>) -> Verdict<'a>,
     {
-        let mut removed = 0;
-        let mut walk = Walk {
-            list: Some(self.lock()),
-            nth: 0,
-        };
-        while let Some(Guard(list, _)) = &walk.list {
-            if walk.nth >= list.len() || *nr_to_walk == 0 {
-                break;
-            }
+        for &item in self.lock().0.iter().take(*nr_to_walk) {
             *nr_to_walk -= 1;
-            // What comes after the last one is the end, whatever is appended to the list.
-            let is_last = walk.nth + 1 == list.len();
-            match cb(LruCursor(&mut walk)).0 {
-                Kind::Removed => removed += 1,
-                Kind::Rotated if is_last => break,
-                Kind::Rotated => {}
-                Kind::Skipped => walk.nth += 1,
-                Kind::Retry => {
-                    walk.list = Some(self.lock());
-                    walk.nth = 0;
-                }
-                Kind::Stop => break,
-            }
+            // SAFETY: Items in the list are valid.
+            cb(LruCursor(unsafe { &*item }));
         }
-        removed
+        // None can be removed yet.
+        0
     }
 }
 
@@ -204,99 +204,18 @@ impl<T> Drop for ListLru<T> {
     }
 }
 
-/// A walk that has come to an item.
-struct Walk<'a, T> {
-    /// [`None`] while it isn't locked.
-    list: Option<Guard<'a, T>>,
-    nth: usize,
-}
-
-impl<T> Walk<'_, T> {
-    fn list(&mut self) -> &mut VecDeque<*const T> {
-        &mut self.list.as_mut().unwrap().0
-    }
-}
-
-/// A [`Walk`], whatever its lifetime.
-trait Place<T> {
-    fn item(&self) -> &T;
-    fn remove(&mut self);
-    fn rotate(&mut self);
-    fn unlock(&mut self);
-}
-
-impl<T: LruItem> Place<T> for Walk<'_, T> {
-    fn item(&self) -> &T {
-        let Guard(list, _) = self.list.as_ref().unwrap();
-        // SAFETY: Items in the list are valid.
-        unsafe { &*list[self.nth] }
-    }
-
-    fn remove(&mut self) {
-        self.item().links().set(false);
-        let nth = self.nth;
-        self.list().remove(nth);
-    }
-
-    fn rotate(&mut self) {
-        let nth = self.nth;
-        let item = self.list().remove(nth);
-        self.list().extend(item);
-    }
-
-    fn unlock(&mut self) {
-        self.list = None;
-    }
-}
-
 /// An item in a list that is locked.
-pub struct LruCursor<'a, T>(&'a mut dyn Place<T>);
+pub struct LruCursor<'a, T>(&'a T);
 
 /// What became of an item.
-pub struct Verdict<'a>(Kind, PhantomData<&'a mut ()>);
-
-enum Kind {
-    Removed,
-    Rotated,
-    Skipped,
-    Retry,
-    Stop,
-}
-
-/// The list has been unlocked.
-pub struct Unlocked<'a>(PhantomData<&'a mut ()>);
+pub struct Verdict<'a>(PhantomData<&'a mut ()>);
 
 impl<'a, T> LruCursor<'a, T> {
     pub fn item(&self) -> &T {
-        self.0.item()
-    }
-
-    pub fn remove(self) -> Verdict<'a> {
-        self.0.remove();
-        Verdict(Kind::Removed, PhantomData)
-    }
-
-    pub fn rotate(self) -> Verdict<'a> {
-        self.0.rotate();
-        Verdict(Kind::Rotated, PhantomData)
+        self.0
     }
 
     pub fn skip(self) -> Verdict<'a> {
-        Verdict(Kind::Skipped, PhantomData)
-    }
-
-    pub fn unlock(self) -> Unlocked<'a> {
-        self.0.unlock();
-        Unlocked(PhantomData)
-    }
-}
-
-impl<'a> Unlocked<'a> {
-    pub fn retry(self) -> Verdict<'a> {
-        Verdict(Kind::Retry, PhantomData)
-    }
-
-    pub fn stop(self) -> Verdict<'a> {
-        Verdict(Kind::Stop, PhantomData)
+        Verdict(PhantomData)
     }
 }

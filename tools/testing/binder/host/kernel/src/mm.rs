@@ -177,6 +177,12 @@ impl MmWithUser {
         Ok(())
     }
 
+    /// Calls `f` with the mmap lock held.
+    pub fn while_locked<R>(&self, f: impl FnOnce() -> R) -> R {
+        let _vmas = self.vmas.write().unwrap();
+        f()
+    }
+
     pub fn munmap(&self, address: usize, len: usize) {
         self.unmap(address..address + len);
     }

@@ -147,6 +147,12 @@ impl VmaRef {
 }
 
 impl VmaMixedMap {
+    pub fn zap_vma_pages(&self, address: usize, pages: usize) {
+        for nth in (0..usize::BITS as usize).filter(|nth| pages >> nth & 1 == 1) {
+            self.zap_vma_range(address + nth * PAGE_SIZE, PAGE_SIZE);
+        }
+    }
+
     pub fn vm_insert_pages(&self, address: usize, new: &[Page]) -> Result<(), (Error, usize)> {
         if address < self.start() || address + new.len() * PAGE_SIZE > self.end() {
             return Err((EFAULT, 0));
