@@ -23,7 +23,7 @@ use kernel::{
 };
 
 use super::{
-    pages::{Chunk, State},
+    pages::State,
     vma::Window,
     Area,
     Buffer,
@@ -70,17 +70,20 @@ impl Area {
         // waits for it.
         let mm = MmWithUser::into_mmput_async(self.mm.mmget_not_zero().ok_or(ESRCH)?);
 
+        // Memory that the page table doesn't need any more, to be dropped without the lock.
+        let mut unused = None;
         let mut state = self.state.lock();
         let (window, first) = loop {
             let Some(mapped) = state.mapped.as_mut() else {
                 return Err(ESRCH);
             };
-            if let Some(index) = mapped.pages.missing_chunk(range.clone()) {
+            if let Some(request) = mapped.pages.lacks(range.clone()) {
                 drop(state);
-                let chunk = Chunk::new(self, index)?;
+                drop(unused.take());
+                let grown = request.alloc(self)?;
                 state = self.state.lock();
                 if let Some(mapped) = state.mapped.as_mut() {
-                    mapped.pages.add_chunk(chunk);
+                    unused = Some(mapped.pages.grow(grown));
                 }
             } else if mapped.pages.in_transit(range.clone()) {
                 state.waiters += 1;
@@ -96,6 +99,7 @@ impl Area {
             }
         };
         drop(state);
+        drop(unused);
 
         let result = self.bring(&mm, window, range.clone(), covered, first);
         if result.is_err() {

@@ -334,7 +334,6 @@ impl BufferAllocator {
     ///
     /// - `EINVAL`: it is a mapping in another process.
     /// - `EBUSY`: there was a mapping before; it doesn't matter whether there still is.
-    /// - `ENOMEM`.
     ///
     /// # Context
     ///
@@ -345,8 +344,6 @@ impl BufferAllocator {
             return Err(EINVAL);
         }
         let size = min(vma.end() - vma.start(), MAX_SIZE);
-        let pages = PageTable::new(size >> PAGE_SHIFT)?;
-
         let mut state = area.state.lock();
         if state.mapped.is_some() {
             return Err(EBUSY);
@@ -355,7 +352,7 @@ impl BufferAllocator {
             window: Window::adopt(vma, area),
             ranges: Ranges::new(size),
             oneway: Oneway::new(size),
-            pages,
+            pages: PageTable::new(size >> PAGE_SHIFT),
         });
         Ok(())
     }

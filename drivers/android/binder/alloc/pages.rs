@@ -52,7 +52,7 @@ use core::{
     cell::Cell,
     iter,
     marker::PhantomPinned,
-    mem::{align_of, size_of},
+    mem::{align_of, offset_of, size_of, swap},
     ops::Range,
     pin::Pin,
     ptr::{self, NonNull}, //
@@ -201,30 +201,21 @@ impl Slot {
         raw.map(|raw| unsafe { Page::from_raw(raw) })
     }
 
-    /// The area that this slot belongs to, as [`Arc::into_raw`] gives it, and its page index in
-    /// there.
+    /// The area that this slot belongs to, as [`Arc::into_raw`] gives it.
     ///
     /// The area is there at least as long as the slot is linked.
     ///
     /// [`Arc::into_raw`]: kernel::sync::Arc::into_raw
-    pub(super) fn whose(&self) -> (*const Area, usize) {
-        let slot = ptr::from_ref(self);
-        // A chunk is aligned to its size, so it begins where the slot's address is rounded down to.
-        let chunk = slot
-            .map_addr(|addr| addr & !(align_of::<Chunk>() - 1))
-            .cast::<Chunk>();
-        // SAFETY: Every slot lies in the array of a chunk, by the only constructor of chunks. What
-        // is read of it never changes.
-        let (owner, first, slots) =
-            unsafe { ((*chunk).owner, (*chunk).first, &raw const (*chunk).slots) };
-        // SAFETY: Both pointers point into the array `slots`.
-        let nth = unsafe { slot.offset_from(slots.cast::<Slot>()) } as usize;
-        (owner, first + nth)
+    pub(super) fn area(&self) -> *const Area {
+        let chunk = Chunk::with(self);
+        // SAFETY: Every slot lies in a chunk, by the only constructor of slots. The owner never
+        // changes.
+        unsafe { (*chunk).owner }
     }
 }
 
-/// How many slots lie together: as many as fit into 256 bytes with the two words before them.
-const SLOTS: usize = 10;
+/// How many slots lie together: as many as fit into 128 bytes with a pointer before them.
+const SLOTS: usize = (128 - size_of::<*const Area>()) / size_of::<Slot>();
 
 /// The slots of a few adjoining pages.
 ///
@@ -233,18 +224,17 @@ const SLOTS: usize = 10;
 ///
 /// # Invariants
 ///
-/// - `owner` is the area whose page table has this chunk, as [`Arc::into_raw`] gives it, and
-///   `first` is the page index of the first slot there. Both never change.
+/// - `owner` is the area whose page table has this chunk, as [`Arc::into_raw`] gives it. It never
+///   changes.
 /// - The reference of the [`BufferAllocator`] to the area outlives every link of a slot: it unlinks
 ///   them all before it lets go of the area.
 ///
 /// [`Arc::into_raw`]: kernel::sync::Arc::into_raw
 /// [`BufferAllocator`]: super::BufferAllocator
 #[pin_data]
-#[repr(C, align(256))]
-pub(super) struct Chunk {
+#[repr(C, align(128))]
+struct Chunk {
     owner: *const Area,
-    first: usize,
     #[pin]
     slots: [Slot; SLOTS],
     /// The LRU points to the slots, and the slots find the chunk by their address.
@@ -260,22 +250,66 @@ unsafe impl Send for Chunk {}
 unsafe impl Sync for Chunk {}
 
 impl Chunk {
-    /// Makes the chunk with page `index` in it, for the page table of `owner`. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub(super) fn new(owner: ArcBorrow<'_, Area>, index: usize) -> Result<Pin<KBox<Self>>> {
+    /// Makes a chunk for the page table of `owner`. May sleep.
+    fn new(owner: ArcBorrow<'_, Area>) -> Result<Pin<KBox<Self>>> {
         // INVARIANT: The caller puts the chunk into the page table of `owner`.
         KBox::pin_init(
             pin_init!(Self {
                 owner: Arc::as_ptr(&owner.into()),
-                first: index - index % SLOTS,
                 slots <- pin_init::pin_init_array_from_fn(|_| Slot::new()),
                 _pin: PhantomPinned,
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// The chunk that has `slot`.
+    fn with(slot: *const Slot) -> *const Self {
+        // A chunk is aligned to its size, so it begins where the slot's address is rounded down to.
+        slot.map_addr(|addr| addr & !(align_of::<Self>() - 1))
+            .cast()
+    }
+}
+
+/// Where a [`PageTable`] has its chunks.
+type Chunks = KVec<Option<Pin<KBox<Chunk>>>>;
+
+/// Says what memory a page table lacks.
+pub(super) struct GrowRequest {
+    /// Which chunk isn't there.
+    nth: usize,
+    /// How many places for chunks there have to be.
+    places: Option<usize>,
+}
+
+/// Memory that is on its way into a page table, or out of it.
+#[must_use = "must be dropped outside the lock"]
+pub(super) struct Grown {
+    nth: usize,
+    chunk: Option<Pin<KBox<Chunk>>>,
+    places: Option<Chunks>,
+}
+
+impl GrowRequest {
+    /// Allocates the memory for the page table of `owner`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn alloc(self, owner: ArcBorrow<'_, Area>) -> Result<Grown> {
+        let mut places = None;
+        if let Some(capacity) = self.places {
+            let mut chunks = Chunks::with_capacity(capacity, GFP_KERNEL)?;
+            for _ in 0..capacity {
+                chunks.push_within_capacity(None)?;
+            }
+            places = Some(chunks);
+        }
+        Ok(Grown {
+            nth: self.nth,
+            chunk: Some(Chunk::new(owner)?),
+            places,
+        })
     }
 }
 
@@ -324,28 +358,23 @@ fn chunks_of(range: Range<usize>) -> impl Iterator<Item = (usize, usize, Range<u
 
 /// The pages of an area.
 ///
-/// Its memory follows the pages that were touched: a pointer for each [`SLOTS`] pages of the area,
-/// and a [`Chunk`] where there is a page, or was one.
+/// Its memory follows the pages that were touched: a [`Chunk`] where there is a page, or was one,
+/// and a pointer for each [`SLOTS`] pages up to there.
 pub(super) struct PageTable {
-    chunks: KVec<Option<Pin<KBox<Chunk>>>>,
+    chunks: Chunks,
     pages: usize,
     /// One more than the highest page that a buffer ever needed to have installed.
     high: usize,
 }
 
 impl PageTable {
-    /// Makes the table of an area of `pages` pages, all absent. May sleep.
-    pub(super) fn new(pages: usize) -> Result<Self> {
-        let chunks = pages.div_ceil(SLOTS);
-        let mut table = KVec::with_capacity(chunks, GFP_KERNEL)?;
-        for _ in 0..chunks {
-            table.push_within_capacity(None).map_err(|_| ENOMEM)?;
-        }
-        Ok(Self {
-            chunks: table,
+    /// Makes the table of an area of `pages` pages, all absent. Takes no memory.
+    pub(super) const fn new(pages: usize) -> Self {
+        Self {
+            chunks: KVec::new(),
             pages,
             high: 0,
-        })
+        }
     }
 
     fn slot(&self, index: usize) -> Option<&Slot> {
@@ -364,6 +393,17 @@ impl PageTable {
 
     pub(super) fn state(&self, index: usize) -> State {
         self.slot(index).map_or(State::Absent, Slot::state)
+    }
+
+    /// The index of the page that has `slot`, if that is a slot of this area.
+    pub(super) fn index_of(&self, slot: *const Slot) -> Option<usize> {
+        let chunk = Chunk::with(slot);
+        let nth = self.chunks.iter().position(|place| {
+            let place = place.as_ref();
+            place.is_some_and(|other| ptr::eq(&**other, chunk))
+        })?;
+        let offset = slot.addr() - chunk.addr() - offset_of!(Chunk, slots);
+        Some(nth * SLOTS + offset / size_of::<Slot>())
     }
 
     /// The first pages of `range`, `N` at most, all of which `buffer` lies on, a buffer in this
@@ -430,17 +470,33 @@ impl PageTable {
             .any(|(_, slot)| matches!(slot.state(), State::Installing | State::Isolated))
     }
 
-    /// The first page of `range` whose chunk isn't there.
-    pub(super) fn missing_chunk(&self, range: Range<usize>) -> Option<usize> {
-        chunks_of(range)
-            .find(|&(nth, ..)| !matches!(self.chunks.get(nth), Some(Some(_))))
-            .map(|(_, start, _)| start)
+    /// What memory pages of `range` need to be installed.
+    pub(super) fn lacks(&self, range: Range<usize>) -> Option<GrowRequest> {
+        let places = range.end.div_ceil(SLOTS);
+        let (nth, ..) =
+            chunks_of(range).find(|&(nth, ..)| !matches!(self.chunks.get(nth), Some(Some(_))))?;
+        Some(GrowRequest {
+            nth,
+            places: (places > self.chunks.len()).then(|| places.next_power_of_two()),
+        })
     }
 
-    /// Takes in a chunk that [`missing_chunk`](Self::missing_chunk) asked for, unless there is one
-    /// now.
-    pub(super) fn add_chunk(&mut self, chunk: Pin<KBox<Chunk>>) {
-        self.chunks[chunk.first / SLOTS].get_or_insert(chunk);
+    /// Takes in what [`lacks`](Self::lacks) asked for, unless it is there now. Returns what the
+    /// caller must drop outside the lock.
+    pub(super) fn grow(&mut self, mut grown: Grown) -> Grown {
+        if let Some(places) = grown.places.as_mut() {
+            if places.len() > self.chunks.len() {
+                for (new, old) in places.iter_mut().zip(self.chunks.iter_mut()) {
+                    swap(new, old);
+                }
+                swap(places, &mut self.chunks);
+            }
+        }
+        let chunk = &mut self.chunks[grown.nth];
+        if chunk.is_none() {
+            swap(chunk, &mut grown.chunk);
+        }
+        grown
     }
 
     /// idle -> in use, absent -> installing for all of `range`, of which nothing is in transit and

@@ -6,7 +6,10 @@
 //! of adjoining pages that it belongs to. So the mm is pinned, the VMA is locked and the TLB is
 //! flushed once for a group.
 
-use core::cmp::{max, min};
+use core::{
+    cmp::{max, min},
+    ptr, //
+};
 
 use kernel::{
     mm::MmWithUser,
@@ -15,7 +18,7 @@ use kernel::{
 };
 
 use super::{
-    pages::IdleLru,
+    pages::{IdleLru, Slot},
     vma::Mapping,
     Area, //
 };
@@ -39,10 +42,10 @@ pub(crate) fn scan(lru: &IdleLru, sc: &mut ShrinkControl) -> Scan {
     let nr_to_scan = min(sc.nr_to_scan(), lru.count(sc));
 
     while scanned < nr_to_scan {
-        let Some((area, index)) = first(lru, sc) else {
+        let Some((area, slot)) = first(lru, sc) else {
             break;
         };
-        let done = area.reclaim(index, lru);
+        let done = area.reclaim(slot, lru);
         // If there was nothing to do, others did it.
         scanned += max(done.scanned, 1);
         freed += done.freed;
@@ -58,15 +61,15 @@ pub(crate) fn scan(lru: &IdleLru, sc: &mut ShrinkControl) -> Scan {
     }
 }
 
-/// The page at the head of the LRU: its area, and its index there.
-fn first(lru: &IdleLru, sc: &ShrinkControl) -> Option<(Arc<Area>, usize)> {
+/// The slot at the head of the LRU, and its area.
+fn first(lru: &IdleLru, sc: &ShrinkControl) -> Option<(Arc<Area>, *const Slot)> {
     let mut first = None;
     lru.walk(sc, &mut 1, |cursor| {
-        let (area, index) = cursor.item().whose();
+        let slot = cursor.item();
         // SAFETY: The area is in an `Arc`, which lives at least as long as the slot is linked; and
         // that it stays here, as the LRU is locked.
-        let area = unsafe { ArcBorrow::from_raw(area) };
-        first = Some((area.into(), index));
+        let area = unsafe { ArcBorrow::from_raw(slot.area()) };
+        first = Some((area.into(), ptr::from_ref(slot)));
         cursor.skip()
     });
     first
@@ -87,18 +90,22 @@ struct Done {
 const GROUP: usize = usize::BITS as usize;
 
 impl Area {
-    /// Frees the idle pages of the group that page `index` is in, as far as the same VMA maps them.
-    fn reclaim(&self, index: usize, lru: &IdleLru) -> Done {
-        let base = index - index % GROUP;
-        let group = base..base + GROUP;
-
+    /// Frees the idle pages of the group that the page with `slot` is in, as far as the same VMA
+    /// maps them.
+    fn reclaim(&self, slot: *const Slot, lru: &IdleLru) -> Done {
         let mm = self.mm.mmget_not_zero().map(MmWithUser::into_mmput_async);
         let mut state = self.state.lock();
         let Some(mapped) = state.mapped.as_mut() else {
             return Done::default();
         };
         let window = mapped.window;
+        let Some(index) = mapped.pages.index_of(slot) else {
+            return Done::default();
+        };
         drop(state);
+
+        let base = index - index % GROUP;
+        let group = base..base + GROUP;
         let mapping = match &mm {
             Some(mm) => window.try_lock(mm, self, index, &group),
             // The process has gone, and with it its mappings.
