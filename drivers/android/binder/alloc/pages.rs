@@ -55,7 +55,8 @@ use core::{
     mem::{align_of, offset_of, size_of, swap},
     ops::Range,
     pin::Pin,
-    ptr::{self, NonNull}, //
+    ptr::{self, NonNull},
+    slice, //
 };
 
 use kernel::{
@@ -345,15 +346,39 @@ pub(super) struct Counts {
     pub(super) absent: usize,
 }
 
-/// Cuts a range of pages where their chunks begin: for each piece the number of the chunk, the
-/// first page, and which slots of the chunk it is.
-fn chunks_of(range: Range<usize>) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
-    let chunks = range.start / SLOTS..range.end.div_ceil(SLOTS);
-    chunks.map(move |nth| {
-        let base = nth * SLOTS;
-        let start = range.start.max(base);
-        (nth, start, start - base..SLOTS.min(range.end - base))
-    })
+/// The slots of some adjoining pages, each with the index of its page.
+struct SlotsIn<'a> {
+    chunks: &'a [Option<Pin<KBox<Chunk>>>],
+    left: Range<usize>,
+    /// Those of the chunk with the first page that is left, unless that chunk is yet to be found.
+    here: slice::Iter<'a, Slot>,
+}
+
+impl<'a> Iterator for SlotsIn<'a> {
+    type Item = (usize, &'a Slot);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(slot) = self.here.next() {
+                let index = self.left.start;
+                self.left.start += 1;
+                return Some((index, slot));
+            }
+            if self.left.is_empty() {
+                return None;
+            }
+            let (nth, start) = (self.left.start / SLOTS, self.left.start % SLOTS);
+            let end = (nth + 1) * SLOTS;
+            match self.chunks.get(nth) {
+                Some(Some(chunk)) => {
+                    let end = SLOTS - end.saturating_sub(self.left.end);
+                    self.here = chunk.slots[start..end].iter();
+                }
+                _ => self.left.start = end,
+            }
+        }
+    }
 }
 
 /// The pages of an area.
@@ -383,12 +408,13 @@ impl PageTable {
     }
 
     /// The slots of `range` that exist.
-    fn slots(&self, range: Range<usize>) -> impl Iterator<Item = (usize, &Slot)> {
-        chunks_of(range).flat_map(|(nth, start, within)| {
-            let chunk = self.chunks.get(nth).and_then(Option::as_ref);
-            let slots = chunk.map_or(&[][..], |chunk| &chunk.slots[within]);
-            (start..).zip(slots)
-        })
+    #[inline]
+    fn slots(&self, range: Range<usize>) -> SlotsIn<'_> {
+        SlotsIn {
+            chunks: &self.chunks,
+            left: range,
+            here: [].iter(),
+        }
     }
 
     pub(super) fn state(&self, index: usize) -> State {
@@ -473,8 +499,8 @@ impl PageTable {
     /// What memory pages of `range` need to be installed.
     pub(super) fn lacks(&self, range: Range<usize>) -> Option<GrowRequest> {
         let places = range.end.div_ceil(SLOTS);
-        let (nth, ..) =
-            chunks_of(range).find(|&(nth, ..)| !matches!(self.chunks.get(nth), Some(Some(_))))?;
+        let nth = (range.start / SLOTS..places)
+            .find(|&nth| !matches!(self.chunks.get(nth), Some(Some(_))))?;
         Some(GrowRequest {
             nth,
             places: (places > self.chunks.len()).then(|| places.next_power_of_two()),
