@@ -30,6 +30,9 @@ use super::{
     BATCH, //
 };
 
+/// The first pages of a run.
+type Borrowed<'b> = [Option<BorrowedPage<'b>>; BATCH];
+
 /// How many pages, as a power of two, are allocated at a time at most. The page allocator keeps no
 /// more than that at hand for each processor.
 const MAX_ORDER: u32 = 3;
@@ -154,11 +157,12 @@ impl Area {
         }
     }
 
-    /// Maps the pages of `buffer` that have been filled, and brings them into use.
+    /// Maps the pages of `buffer` that have been filled, and brings them into use. On failure, they
+    /// are filling as before.
     ///
     /// # Errors
     ///
-    /// As [`install`](Self::install). What is left to be filled then is to be discarded.
+    /// As [`install`](Self::install).
     ///
     /// # Context
     ///
@@ -167,25 +171,54 @@ impl Area {
         // As in `install`.
         let mm = MmWithUser::into_mmput_async(self.mm.mmget_not_zero().ok_or(ESRCH)?);
         let mut left = buffer.pages();
-        loop {
-            let state = self.state.lock();
-            let mapped = state.mapped.as_ref().ok_or(ESRCH)?;
-            let Some(run) = mapped.pages.filling(left.clone(), BATCH) else {
-                return Ok(());
-            };
-            let borrowed = mapped.pages.in_use::<BATCH>(run.clone(), buffer)?;
-            let window = mapped.window;
-            drop(state);
-
-            let mut pages = KVec::with_capacity(run.len(), GFP_KERNEL)?;
-            for page in borrowed.into_iter().flatten() {
-                pages.push_within_capacity(page).map_err(|_| ENOMEM)?;
-            }
-            window.insert(&mm, self, run.start, BorrowedPage::as_pages(&pages))?;
-            if let Some(mapped) = self.state.lock().mapped.as_mut() {
-                mapped.pages.filled(run.clone());
+        while let Some((run, window, pages)) = self.filling(left.clone(), buffer)? {
+            if let Err(err) = self.map_filled(&mm, window, run.start, pages) {
+                self.unmap_filled(&mm, buffer.pages().start..run.start, buffer);
+                return Err(err);
             }
             left.start = run.end;
+        }
+        if let Some(mapped) = self.state.lock().mapped.as_mut() {
+            mapped.pages.filled(buffer.pages());
+        }
+        Ok(())
+    }
+
+    /// The first pages of `range` that are being filled, all of which `buffer` lies on, and what is
+    /// needed to map them.
+    fn filling<'b>(
+        &self,
+        range: Range<usize>,
+        buffer: &'b Buffer,
+    ) -> Result<Option<(Range<usize>, Window, Borrowed<'b>)>> {
+        let state = self.state.lock();
+        let mapped = state.mapped.as_ref().ok_or(ESRCH)?;
+        let Some(run) = mapped.pages.filling(range, BATCH) else {
+            return Ok(None);
+        };
+        let pages = mapped.pages.in_use(run.clone(), buffer)?;
+        Ok(Some((run, mapped.window, pages)))
+    }
+
+    fn map_filled(
+        &self,
+        mm: &MmWithUser,
+        window: Window,
+        index: usize,
+        pages: Borrowed<'_>,
+    ) -> Result {
+        let mut all = KVec::with_capacity(BATCH, GFP_KERNEL)?;
+        for page in pages.into_iter().flatten() {
+            all.push_within_capacity(page)?;
+        }
+        window.insert(mm, self, index, BorrowedPage::as_pages(&all))
+    }
+
+    #[cold]
+    fn unmap_filled(&self, mm: &MmWithUser, mut range: Range<usize>, buffer: &Buffer) {
+        while let Ok(Some((run, window, _))) = self.filling(range.clone(), buffer) {
+            range.start = run.end;
+            window.zap_wait(mm, self, run);
         }
     }
 

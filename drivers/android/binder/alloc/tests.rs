@@ -142,8 +142,13 @@ impl Fixture {
             pid: 1,
         };
         let mut buffer = self.alloc.reserve(request)?.0;
-        self.alloc.publish(&mut buffer)?;
-        Ok(buffer)
+        match self.alloc.publish(&mut buffer) {
+            Ok(()) => Ok(buffer),
+            Err(err) => {
+                self.alloc.release(buffer);
+                Err(err)
+            }
+        }
     }
 
     fn counts(&self) -> Counts {
@@ -474,6 +479,83 @@ mod suite {
         fixture.alloc.release(second);
         let (freed, _) = fixture.scan(100, None);
         assert!(freed == Some(3));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_written_is_cleared_before_the_process_sees_it() -> Result {
+        let fixture = Fixture::new()?;
+        let request = Request {
+            size: 4 * PAGE_SIZE + 8,
+            debug_id: 1,
+            is_oneway: false,
+            pid: 1,
+        };
+        let (mut buffer, _) = fixture.alloc.reserve(request)?;
+        // Only the page that it shares is there to be seen.
+        assert!(fixture.counts() == counts(5, 0));
+        assert!(fixture.peek(0).is_err());
+        assert!(fixture.peek(3).is_err());
+        assert!(fixture.peek(4)? == 0);
+        // What was in the pages before.
+        for index in 0..4 {
+            let at = buffer.address() - fixture.address + index * PAGE_SIZE;
+            let state = fixture.alloc.area.state.lock();
+            let mapped = state.mapped.as_ref().ok_or(EINVAL)?;
+            let pages = mapped
+                .pages
+                .in_use::<1>(at / PAGE_SIZE..at / PAGE_SIZE + 1, &buffer)?;
+            let page = pages[0].as_ref().ok_or(EINVAL)?;
+            // SAFETY: Nobody else knows of the page.
+            unsafe { page.write_raw([0x5a_u8; PAGE_SIZE].as_ptr(), 0, PAGE_SIZE)? };
+        }
+
+        // In this order, the first value makes the bytes before it be cleared.
+        fixture.alloc.write(&buffer, PAGE_SIZE + 8, &0x11_u64)?;
+        fixture.alloc.write(&buffer, 0, &0x22_u64)?;
+        fixture.alloc.write(&buffer, 2 * PAGE_SIZE, &0x33_u64)?;
+        fixture.alloc.publish(&mut buffer)?;
+        let address = UserPtr::from_addr(fixture.address);
+        let mut reader = UserSlice::new(address, 4 * PAGE_SIZE).reader();
+        for at in (0..4 * PAGE_SIZE).step_by(8) {
+            let expected = match at {
+                0 => 0x22,
+                _ if at == PAGE_SIZE + 8 => 0x11,
+                _ if at == 2 * PAGE_SIZE => 0x33,
+                _ => 0,
+            };
+            assert!(reader.read::<u64>()? == expected);
+        }
+        fixture.alloc.release(buffer);
+        assert!(fixture.counts() == counts(0, 5));
+        Ok(())
+    }
+
+    #[test]
+    fn a_buffer_that_is_not_published_leaves_only_pages_that_are_mapped() -> Result {
+        let fixture = Fixture::new()?;
+        let request = Request {
+            size: 40 * PAGE_SIZE + 8,
+            debug_id: 1,
+            is_oneway: false,
+            pid: 1,
+        };
+        let (buffer, _) = fixture.alloc.reserve(request)?;
+        assert!(fixture.counts() == counts(41, 0));
+        assert!(fixture.count(None) == 0);
+        fixture.alloc.release(buffer);
+        assert!(fixture.counts() == counts(0, 1));
+        assert!(fixture.count(None) == 1);
+
+        // The second batch of pages can't be mapped.
+        munmap(fixture.address + 35 * PAGE_SIZE, 1)?;
+        fixture.alloc.area.state.lock().closed = false;
+        let (mut buffer, _) = fixture.alloc.reserve(request)?;
+        assert!(fixture.alloc.publish(&mut buffer) == Err(ESRCH));
+        assert!(fixture.peek(0).is_err());
+        assert!(fixture.counts() == counts(41, 0));
+        fixture.alloc.release(buffer);
+        assert!(fixture.counts() == counts(0, 1));
         Ok(())
     }
 
