@@ -150,7 +150,13 @@ mod tests {
         let mut rows = made_up::rows();
         let known = ratios(&rows);
         let loads: Vec<_> = known.keys().collect();
-        assert_eq!(loads, ["round trip: 0 B", "round trip: 4 KiB"]);
+        let counted = [
+            "growth: 1 in use: send",
+            "growth: 10 in use: send",
+            "round trip: 0 B",
+            "round trip: 4 KiB",
+        ];
+        assert_eq!(loads, counted);
 
         rows.iter_mut().for_each(|row| row.unit = "bytes".into());
         assert!(ratios(&rows).is_empty());

@@ -27,6 +27,9 @@ impl Folder {
             let mut counts = vec![
                 ("round trip: 0 B", "instructions", short),
                 ("round trip: 4 KiB", "instructions", long),
+                ("growth: 1 in use: send", "instructions", 10),
+                ("growth: 10 in use: send", "instructions", 10 + short),
+                ("one app: kept", "KiB", 300 - short),
             ];
             let mut cannot = Vec::new();
             match kernel {
@@ -69,7 +72,18 @@ impl Folder {
             unit: String::new(),
             figures: figures
                 .iter()
-                .map(|&(load, unit, value)| Figure::new(load, unit, vec![value], 1))
+                .map(
+                    |&(load, unit, value)| match load.starts_with("round trip") {
+                        true => Figure {
+                            unit: unit.into(),
+                            ..Figure::latency(load, vec![value])
+                        },
+                        false => Figure {
+                            more_is_better: load.ends_with("kept"),
+                            ..Figure::new(load, unit, vec![value], 1)
+                        },
+                    },
+                )
                 .collect(),
             phases: Vec::new(),
             cannot,

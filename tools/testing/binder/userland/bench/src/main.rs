@@ -3,6 +3,7 @@
 //! Measures what Binder's buffers cost, in the same way on every kernel that has a Binder driver,
 //! and prints the figures as JSON.
 
+mod app;
 mod baseline;
 mod clock;
 mod loads;
@@ -12,11 +13,13 @@ mod phase;
 mod plot;
 mod process;
 mod record;
+mod recorder;
 mod report;
 mod results;
 mod sender;
 mod server;
 mod table;
+mod trace;
 mod wire;
 
 use binder_raw::outcome::{Outcome, Stop};
@@ -26,6 +29,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
+    time::Duration,
 };
 
 /// Measures what Binder's buffers cost.
@@ -47,6 +52,14 @@ enum Command {
         /// Write the baseline instead
         #[arg(long)]
         update: bool,
+    },
+    /// Run a program, and write a trace of the buffers that its processes are sent
+    Record {
+        /// The trace
+        file: PathBuf,
+        program: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     /// Write index.html into the folder
     Report {
@@ -91,6 +104,11 @@ fn main() -> ExitCode {
         Command::Check {
             folder, baseline, ..
         } => baseline::check(&folder, &baseline),
+        Command::Record {
+            file,
+            program,
+            arguments,
+        } => recorder::record(&file, &program, &arguments),
         Command::Report { folder } => report::write(&folder),
     };
     match result {
@@ -132,6 +150,8 @@ fn measure(options: &Options) -> Outcome {
     };
     for load in loads::ALL.iter().filter(|load| wanted(load.name)) {
         eprintln!("{}", load.name);
+        // What the one before has left the kernel to do is done by then.
+        thread::sleep(Duration::from_millis(500));
         match (load.run)(&plan, &mut report.figures) {
             Err(Stop::Skip(why)) => {
                 eprintln!("{}: cannot: {why}", load.name);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The plot of a group of loads: a line for each load, with a mark for each kernel. The scale is
-//! logarithmic, so that the same distance is the same ratio everywhere.
+//! logarithmic, so that the same distance is the same ratio everywhere. Where the loads differ only in how many
+//! buffers there are, curves instead, on a scale that begins with 0.
 
 use crate::results::{Row, HEADS};
 use binder_page::{GRID, SERIES, TEXT};
@@ -74,6 +75,9 @@ pub fn svg(rows: &[&Row], width: u32) -> Result<String> {
     let Some((least, most)) = ranges.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else {
         return Ok(String::new());
     };
+    if rows[0].load.starts_with("growth") {
+        return curves(rows, width, most);
+    }
     let scale = Scale {
         least: least / 1.15,
         most: most * 1.15,
@@ -91,6 +95,67 @@ pub fn svg(rows: &[&Row], width: u32) -> Result<String> {
             .zip((LEGEND_HEIGHT..).step_by(ROW_HEIGHT as usize))
         {
             line(&area, &scale, row, top)?;
+        }
+        area.present()?;
+    }
+    Ok(text)
+}
+
+const CURVES_HEIGHT: i32 = 240;
+
+/// Where a value that is `share` of the largest lies.
+fn height(share: f64) -> i32 {
+    LEGEND_HEIGHT + ((1.0 - share) * f64::from(CURVES_HEIGHT)) as i32
+}
+
+fn curves(rows: &[&Row], width: u32, most: f64) -> Result<String> {
+    use plotters::style::text_anchor::{HPos, Pos, VPos};
+    let step = (i32::try_from(width)? - 3 * MARGIN) / i32::try_from(rows.len())?.max(2);
+    let columns = || (2 * MARGIN + step / 2..).step_by(step as usize);
+    let bottom = LEGEND_HEIGHT + CURVES_HEIGHT;
+    let mut text = String::new();
+    {
+        let size = (width, u32::try_from(bottom + AXIS_HEIGHT)?);
+        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        legend(&area)?;
+        let style = ("sans-serif", 12).into_text_style(&area).color(&TEXT);
+        let centred = style.pos(Pos::new(HPos::Center, VPos::Top));
+        // The largest power of ten that isn't above all, or half of it, from 0 on.
+        let decade = 10f64.powf(most.log10().floor());
+        let tick = if most / decade < 2.0 {
+            decade / 2.0
+        } else {
+            decade
+        };
+        let most = most * 1.05;
+        for tick in (0..)
+            .map(|n| f64::from(n) * tick)
+            .take_while(|tick| *tick < most)
+        {
+            let y = height(tick / most);
+            let ends = vec![(2 * MARGIN, y), (i32::try_from(width)? - MARGIN / 2, y)];
+            area.draw(&PathElement::new(ends, GRID))?;
+            area.draw(&Text::new(short(tick), (MARGIN, y - 6), centred.clone()))?;
+        }
+        for (row, x) in rows.iter().zip(columns()) {
+            let count = row.group().1.split(' ').next().unwrap_or_default();
+            area.draw(&Text::new(
+                count.to_string(),
+                (x, bottom + 6),
+                centred.clone(),
+            ))?;
+        }
+        for kernel in (0..HEADS.len()).rev() {
+            let points: Vec<_> = rows
+                .iter()
+                .zip(columns())
+                .filter_map(|(row, x)| Some((x, height(row.cells[kernel].median()? / most))))
+                .collect();
+            let style = COLOURS[kernel].stroke_width(2);
+            area.draw(&PathElement::new(points.clone(), style))?;
+            for point in points {
+                mark(&area, kernel, point)?;
+            }
         }
         area.present()?;
     }
@@ -186,6 +251,20 @@ mod tests {
         assert_eq!(svg.matches("<circle ").count(), 3);
         assert_eq!(svg.matches("<polygon ").count(), 3);
         assert!(svg.contains("4 KiB"));
+    }
+
+    #[test]
+    fn draws_growth_as_curves() {
+        let rows = made_up::rows();
+        let rows: Vec<_> = rows
+            .iter()
+            .filter(|row| row.group().0 == "growth: send")
+            .collect();
+        let svg = svg(&rows, 420).unwrap();
+        // One for each kernel, one of which is in the legend only by its mark.
+        assert_eq!(svg.matches("stroke-width=\"2\"").count(), 3);
+        assert_eq!(svg.matches("<circle ").count(), 3);
+        assert!(height(1.0) == LEGEND_HEIGHT && height(0.0) > height(0.5));
     }
 
     #[test]

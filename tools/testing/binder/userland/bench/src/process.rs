@@ -2,11 +2,18 @@
 
 //! Other processes.
 
-use binder_raw::outcome::{Outcome, Stop};
+use binder_raw::outcome::{Context, Outcome, Stop};
 use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 
 /// A child process. Killed and reaped when dropped.
 pub struct Child(Pid);
+
+impl Child {
+    pub fn pid(&self) -> i32 {
+        self.0.as_raw_nonzero().get()
+    }
+}
 
 /// Runs `work` in a new process. Only called while this one has one thread.
 pub fn fork(work: impl FnOnce() -> Outcome) -> Outcome<Child> {
@@ -33,4 +40,81 @@ impl Drop for Child {
         let _ = kill_process(self.0, Signal::KILL);
         let _ = waitpid(Some(self.0), WaitOptions::empty());
     }
+}
+
+/// What a process and its worker tell each other.
+pub type Words = [u64; 2];
+
+/// A process that does what it is told to, again and again. Ends when dropped.
+pub struct Worker {
+    requests: PipeWriter,
+    answers: PipeReader,
+    // Last: it ends by itself when nobody makes requests any more.
+    pub process: Child,
+}
+
+/// The worker's side.
+pub struct Orders {
+    requests: PipeReader,
+    answers: PipeWriter,
+}
+
+impl Worker {
+    /// Starts a process, and waits for its first answer: by then it has set up what it needs.
+    pub fn start(work: impl FnOnce(Orders) -> Outcome) -> Outcome<(Self, Words)> {
+        let (requests_in, requests) = std::io::pipe()?;
+        let (answers, answers_out) = std::io::pipe()?;
+        let process = fork(|| {
+            work(Orders {
+                requests: requests_in,
+                answers: answers_out,
+            })
+        })?;
+        let mut worker = Worker {
+            requests,
+            answers,
+            process,
+        };
+        let answer = worker.answer()?;
+        Ok((worker, answer))
+    }
+
+    /// Requests something, and doesn't wait for the answer.
+    pub fn request(&mut self, words: Words) -> Outcome {
+        self.requests
+            .write_all(&bytes(words))
+            .context("a worker process")
+    }
+
+    pub fn answer(&mut self) -> Outcome<Words> {
+        read(&mut self.answers).context("a worker process")
+    }
+}
+
+impl Orders {
+    /// Waits for the next request; `None` if nobody can make any more.
+    pub fn next(&mut self) -> Option<Words> {
+        read(&mut self.requests).ok()
+    }
+
+    pub fn answer(&mut self, words: Words) -> Outcome {
+        Ok(self.answers.write_all(&bytes(words))?)
+    }
+}
+
+fn bytes([first, second]: Words) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&first.to_ne_bytes());
+    bytes[8..].copy_from_slice(&second.to_ne_bytes());
+    bytes
+}
+
+fn read(pipe: &mut PipeReader) -> std::io::Result<Words> {
+    let mut words = [0; 2];
+    for word in &mut words {
+        let mut bytes = [0; 8];
+        pipe.read_exact(&mut bytes)?;
+        *word = u64::from_ne_bytes(bytes);
+    }
+    Ok(words)
 }

@@ -3,6 +3,7 @@
 //! What was measured.
 
 use crate::clock;
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 /// All that one run of the program measured.
@@ -44,6 +45,12 @@ pub struct Figure {
     pub p99: f64,
     pub p999: f64,
     pub max: f64,
+    /// Of this, more is better.
+    #[serde(default)]
+    pub more_is_better: bool,
+    /// Of latencies, how often each was seen, to three digits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub histogram: Vec<(u64, u64)>,
 }
 
 impl Figure {
@@ -68,6 +75,20 @@ impl Figure {
             p99: at(0.99),
             p999: at(0.999),
             max: at(1.0),
+            more_is_better: false,
+            histogram: Vec::new(),
+        }
+    }
+
+    /// Something that is measured only once.
+    pub fn one(load: impl Into<String>, unit: impl Into<String>, value: usize) -> Self {
+        Figure::new(load, unit, vec![value as u64], 1)
+    }
+
+    pub fn more_is_better(self) -> Self {
+        Figure {
+            more_is_better: true,
+            ..self
         }
     }
 
@@ -75,4 +96,25 @@ impl Figure {
     pub fn cost(load: impl Into<String>, samples: Vec<u64>) -> Self {
         Figure::new(load, clock::unit(), samples, 1)
     }
+
+    /// The same, where it is of interest how long the unlucky wait.
+    pub fn latency(load: impl Into<String>, samples: Vec<u64>) -> Self {
+        let mut seen = latencies();
+        for sample in &samples {
+            seen += *sample;
+        }
+        let histogram = seen
+            .iter_recorded()
+            .map(|step| (step.value_iterated_to(), step.count_at_value()))
+            .collect();
+        Figure {
+            histogram,
+            ..Figure::cost(load, samples)
+        }
+    }
+}
+
+/// An empty histogram of latencies.
+pub fn latencies() -> Histogram<u64> {
+    Histogram::new(3).expect("three digits are fine")
 }

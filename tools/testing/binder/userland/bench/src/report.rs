@@ -30,12 +30,13 @@ fn page(folder: &Path) -> Outcome<String> {
     verdict(&mut html, &rows)?;
     html.push_str(
         "<p class=\"soft\">Our allocator, next to the C driver and to the Rust driver of the same \
-         kernel as it is without us. Less is better. The ratio is our figure by the peer's; the \
-         better peer is the one that costs less.</p>\n",
+         kernel as it is without us. Less is better, unless it says otherwise. The ratio is our \
+         figure by the peer's (where more is better, the peer's by ours): below 1, ours is better.</p>\n",
     );
     circumstances(&mut html, folder)?;
     html.push_str("<h2>Loads</h2>\n");
     table(&mut html, &rows)?;
+    latencies(&mut html, &rows)?;
     plots(&mut html, &rows)?;
     configurations(&mut html, folder)?;
     files(&mut html, folder)?;
@@ -90,7 +91,10 @@ fn groups(rows: &[Row]) -> Vec<(String, Vec<&Row>)> {
     let mut groups: Vec<(String, Vec<&Row>)> = Vec::new();
     for row in rows {
         let name = row.group().0;
-        match groups.iter_mut().find(|group| group.0 == name) {
+        let known = groups
+            .iter_mut()
+            .find(|group| group.0 == name && group.1[0].unit() == row.unit());
+        match known {
             Some(group) => group.1.push(row),
             None => groups.push((name, vec![row])),
         }
@@ -109,7 +113,7 @@ fn table(html: &mut String, rows: &[Row]) -> Outcome {
         .for_each(|head| *html += &format!("<th>{head}"));
     html.push('\n');
     for (name, rows) in groups(rows) {
-        let (name, unit) = (escape(&name), escape(&rows[0].unit));
+        let (name, unit) = (escape(&name), escape(&rows[0].unit()));
         writeln!(
             html,
             "<tr class=\"group\"><th colspan=\"9\">{name} <span class=\"soft\">({unit})</span>"
@@ -171,6 +175,39 @@ fn table(html: &mut String, rows: &[Row]) -> Outcome {
     Ok(())
 }
 
+const PERCENTILES: [(&str, f64); 4] = [
+    ("p50", 50.0),
+    ("p99", 99.0),
+    ("p99.9", 99.9),
+    ("max", 100.0),
+];
+
+/// How long the unlucky wait, over all runs.
+fn latencies(html: &mut String, rows: &[Row]) -> Outcome {
+    html.push_str("<h2>Latencies</h2>\n<div class=\"card\"><table>\n<tr class=\"heads\"><th>load");
+    for (head, _) in PERCENTILES {
+        write!(html, "<th>{head}")?;
+    }
+    html.push('\n');
+    for row in rows.iter().filter(|row| !row.latencies[0].is_empty()) {
+        let (name, unit) = (escape(&row.name()), escape(&row.unit()));
+        writeln!(
+            html,
+            "<tr class=\"group\"><th colspan=\"5\">{name} <span class=\"soft\">({unit})</span>"
+        )?;
+        for (head, seen) in HEADS.iter().zip(&row.latencies) {
+            write!(html, "<tr><td>{head}")?;
+            for (percentile, share) in PERCENTILES {
+                let value = seen.value_at_percentile(share);
+                write!(html, "<td data-head=\"{percentile}\">{value}")?;
+            }
+            html.push_str("</tr>\n");
+        }
+    }
+    html.push_str("</table></div>\n");
+    Ok(())
+}
+
 fn plots(html: &mut String, rows: &[Row]) -> Outcome {
     html.push_str("<h2>Plots</h2>\n");
     for (name, rows) in groups(rows) {
@@ -182,7 +219,7 @@ fn plots(html: &mut String, rows: &[Row]) -> Outcome {
             }
             Source::Time => "median and range of the runs; of latencies, the worst of each",
         };
-        let unit = escape(&rows[0].unit);
+        let unit = escape(&rows[0].unit());
         writeln!(
             html,
             "<h3>{} <span class=\"soft\">({unit}; {how})</span></h3>\n<div class=\"card\">",
@@ -270,7 +307,7 @@ mod tests {
             "{lost}"
         );
         assert!(html.contains("1 of 3 goals met"));
-        assert!(html.contains("1 won, 1 lost, 1 unclear, 1 not measured"));
+        assert!(html.contains("3 won, 1 lost, 1 even, 1 unclear, 1 not measured"));
     }
 
     #[test]
@@ -285,6 +322,23 @@ mod tests {
     }
 
     #[test]
+    fn knows_when_more_is_better() {
+        let html = html();
+        assert!(html.contains("one app <span class=\"soft\">(KiB, more is better)"));
+        // 210 KiB of ours by 200 of the better peer's.
+        let row = row(&html, "data-head=\"ours\">210<");
+        assert!(row.contains("class=\"won\">0.952"), "{row}");
+    }
+
+    #[test]
+    fn shows_latencies_of_all_runs() {
+        // The median of 10 and 30 ns, and the worst.
+        let rows = html();
+        let row = row(&rows, "<td>ours<td data-head=\"p50\">10<");
+        assert!(row.contains("data-head=\"max\">30<"), "{row}");
+    }
+
+    #[test]
     fn shows_how_far_runs_lie_apart() {
         assert!(row(&html(), "data-head=\"ours\">30<").contains("0.50 to 1.50"));
     }
@@ -296,7 +350,7 @@ mod tests {
         assert!(html.contains("href=\"icount-rust.json\""));
         assert!(html.contains("Linux &lt;ours&gt;"));
         assert!(html.contains("CONFIG_OF_rust=y") && !html.contains("CONFIG_SAME"));
-        // Two groups that were counted, one that was timed, each for two widths.
-        assert_eq!(html.matches("<svg class=").count(), 6);
+        // Four groups that were counted, one that was timed, each for two widths.
+        assert_eq!(html.matches("<svg class=").count(), 10);
     }
 }

@@ -2,9 +2,10 @@
 
 //! What was measured on three kernels, side by side, and whether ours reaches what it is to reach.
 
-use crate::record::{Figure, Report};
+use crate::record::{self, Figure, Report};
 use binder_raw::outcome::{Context, Outcome};
-use std::{fs, path::Path};
+use hdrhistogram::Histogram;
+use std::{fs, iter, path::Path};
 
 /// The kernels, by the names that their results have: ours first.
 pub const KERNELS: [&str; 3] = ["ours", "c", "rust"];
@@ -118,7 +119,7 @@ impl Cell {
     }
 }
 
-/// Who costs less.
+/// Who is better.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Standing {
     /// We, in all runs.
@@ -152,7 +153,10 @@ pub struct Row {
     pub load: String,
     pub unit: String,
     pub source: Source,
+    pub more_is_better: bool,
     pub cells: [Cell; 3],
+    /// Of latencies: all that were seen, in all runs.
+    pub latencies: [Histogram<u64>; 3],
 }
 
 impl Row {
@@ -161,6 +165,14 @@ impl Row {
         match self.source {
             Source::Time => format!("{}, 2 CPUs", self.load),
             _ => self.load.clone(),
+        }
+    }
+
+    /// The unit, and whether more is better.
+    pub fn unit(&self) -> String {
+        match self.more_is_better {
+            true => format!("{}, more is better", self.unit),
+            false => self.unit.clone(),
         }
     }
 
@@ -182,16 +194,26 @@ impl Row {
         self.ratios(C)
     }
 
-    /// The same for the peer that costs less.
+    /// The same for the peer that is better.
     pub fn to_better(&self) -> Vec<f64> {
         let peers = (C..KERNELS.len()).filter_map(|peer| Some((peer, self.cells[peer].median()?)));
-        let better = peers.min_by(|a, b| a.1.total_cmp(&b.1));
+        let better = peers.min_by(|a, b| match self.more_is_better {
+            true => b.1.total_cmp(&a.1),
+            false => a.1.total_cmp(&b.1),
+        });
         better.map_or(Vec::new(), |(peer, _)| self.ratios(peer))
     }
 
+    /// Where more is better, the other way round: below 1, ours is always the better.
     fn ratios(&self, peer: usize) -> Vec<f64> {
-        let [ours, peer] = [0, peer].map(|kernel| self.cells[kernel].figures().iter());
-        ours.zip(peer).map(|(ours, peer)| ours / peer).collect()
+        let (one, other) = match self.more_is_better {
+            true => (peer, 0),
+            false => (0, peer),
+        };
+        let [one, other] = [one, other].map(|kernel| self.cells[kernel].figures());
+        iter::zip(one, other)
+            .map(|(one, other)| one / other)
+            .collect()
     }
 
     pub fn standing(&self) -> Standing {
@@ -269,8 +291,13 @@ pub fn rows(folder: &Path) -> Outcome<Vec<Row>> {
                         load: figure.load,
                         unit: figure.unit,
                         source,
+                        more_is_better: figure.more_is_better,
                         cells: [const { Cell::Missing }; 3],
+                        latencies: std::array::from_fn(|_| record::latencies()),
                     });
+                }
+                for (value, count) in figure.histogram {
+                    rows[index].latencies[kernel].record_n(value, count)?;
                 }
                 match &mut rows[index].cells[kernel] {
                     Cell::Measured(figures) => figures.push(value),

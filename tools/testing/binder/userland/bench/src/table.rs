@@ -49,7 +49,7 @@ fn text(rows: &[Row]) -> String {
 }
 
 fn cells(row: &Row) -> Vec<String> {
-    let mut cells = vec![row.name(), row.unit.clone()];
+    let mut cells = vec![row.name(), row.unit()];
     cells.extend(row.cells.iter().map(number));
     let (to_c, to_better) = (row.to_c(), row.to_better());
     cells.extend([&to_c, &to_better].map(|ratios| ratio(ratios)));

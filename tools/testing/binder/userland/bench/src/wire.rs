@@ -8,6 +8,7 @@ use binder_raw::{
     binder::{Binder, Device},
     check,
     endpoint::bytes_of,
+    fail,
     outcome::{Context, Outcome},
     uapi::{self, *},
 };
@@ -151,6 +152,18 @@ impl Wire {
     /// Gives commands, and waits until the driver has returned one of `wanted`, which is a
     /// transaction or reply, which is returned, or a status, for which there are zeroes.
     pub fn talk(&mut self, commands: &Commands, wanted: u32) -> Outcome<TransactionData> {
+        match self.try_talk(commands, wanted)? {
+            Some(data) => Ok(data),
+            None => fail!("the driver returned BR_FAILED_REPLY"),
+        }
+    }
+
+    /// The same, but `None` if the driver says instead that something failed.
+    pub fn try_talk(
+        &mut self,
+        commands: &Commands,
+        wanted: u32,
+    ) -> Outcome<Option<TransactionData>> {
         let mut write = &commands.0[..];
         loop {
             let (_, read) = self
@@ -158,8 +171,10 @@ impl Wire {
                 .write_read(write, &mut self.read)
                 .context("talk")?;
             write = &[];
-            if let Some(data) = find(&self.read[..read], wanted)? {
-                return Ok(data);
+            match find(&self.read[..read], wanted)? {
+                Found::Nothing => {}
+                Found::Failure => return Ok(None),
+                Found::Wanted(data) => return Ok(Some(data)),
             }
         }
     }
@@ -170,21 +185,30 @@ impl Wire {
     }
 }
 
+/// What the driver returned.
+enum Found {
+    Nothing,
+    Failure,
+    Wanted(TransactionData),
+}
+
 /// Looks for one return code, and tells what came with it.
-fn find(mut returned: &[u8], wanted: u32) -> Outcome<Option<TransactionData>> {
-    let mut found = None;
+fn find(mut returned: &[u8], wanted: u32) -> Outcome<Found> {
+    let mut found = Found::Nothing;
     while returned.len() >= 4 {
         let code = u32::from_ne_bytes(returned[..4].try_into()?);
         let (payload, rest) = returned[4..].split_at(payload_size(code));
         returned = rest;
         if code == wanted {
-            found = Some(match code {
+            found = Found::Wanted(match code {
                 BR_TRANSACTION | BR_REPLY => {
                     // SAFETY: The payload of both is a `TransactionData`, of any alignment.
                     unsafe { ptr::read_unaligned(payload.as_ptr().cast()) }
                 }
                 _ => TransactionData::default(),
             });
+        } else if code == BR_FAILED_REPLY {
+            found = Found::Failure;
         } else {
             // That a node got its first reference needn't be acknowledged: it only keeps the node.
             check!(

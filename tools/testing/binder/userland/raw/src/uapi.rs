@@ -42,6 +42,14 @@ pub struct TransactionDataSg {
     pub buffers_size: u64,
 }
 
+/// A transaction as a context manager gets it that has asked for security contexts.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct TransactionDataSecCtx {
+    pub transaction_data: TransactionData,
+    pub secctx: u64,
+}
+
 /// An object that asks the driver to copy one more buffer of the sender.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -126,6 +134,7 @@ pub const BC_ENTER_LOOPER: u32 = opcode::none(b'c', 12);
 pub const BC_TRANSACTION_SG: u32 = opcode::write::<TransactionDataSg>(b'c', 17);
 
 pub const BR_TRANSACTION: u32 = opcode::read::<TransactionData>(b'r', 2);
+pub const BR_TRANSACTION_SEC_CTX: u32 = opcode::read::<TransactionDataSecCtx>(b'r', 2);
 pub const BR_REPLY: u32 = opcode::read::<TransactionData>(b'r', 3);
 pub const BR_DEAD_REPLY: u32 = opcode::none(b'r', 5);
 pub const BR_TRANSACTION_COMPLETE: u32 = opcode::none(b'r', 6);

@@ -64,7 +64,7 @@ pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
         done.store(true, Ordering::Relaxed);
         for (name, result) in results {
             let samples = result.map_err(|_| Stop::Fail("a sender panicked".into()))??;
-            figures.push(Figure::cost(
+            figures.push(Figure::latency(
                 format!("latency under reclaim: {name}"),
                 samples,
             ));

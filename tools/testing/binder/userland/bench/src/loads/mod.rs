@@ -2,11 +2,14 @@
 
 //! The loads.
 
+mod apps;
 mod cold;
+mod latency;
 mod memory;
 mod oneway;
-mod pressure;
+mod recorded;
 mod round_trip;
+mod throughput;
 mod warm;
 
 use crate::{record::Figure, Plan};
@@ -21,6 +24,10 @@ pub const ALL: &[Load] = &[
     Load {
         name: "warm",
         run: warm::run,
+    },
+    Load {
+        name: "growth",
+        run: warm::growth,
     },
     Load {
         name: "oneway",
@@ -39,8 +46,24 @@ pub const ALL: &[Load] = &[
         run: round_trip::run,
     },
     Load {
-        name: "pressure",
-        run: pressure::run,
+        name: "throughput",
+        run: throughput::run,
+    },
+    Load {
+        name: "latency",
+        run: latency::run,
+    },
+    Load {
+        name: "memory-pressure",
+        run: apps::pressure,
+    },
+    Load {
+        name: "one-app",
+        run: apps::one_of_many,
+    },
+    Load {
+        name: "recorded-trace",
+        run: recorded::run,
     },
     Load {
         name: "metadata",

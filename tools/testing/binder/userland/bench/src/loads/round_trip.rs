@@ -41,7 +41,7 @@ pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
             commands.clear().free(reply).transaction(0, &payload, 0);
         }
         drop(phase);
-        figures.push(Figure::cost(name, samples));
+        figures.push(Figure::latency(name, samples));
     }
     Ok(())
 }

@@ -11,21 +11,43 @@ use binder_raw::{
 pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
     for size in [128, 4 * KIB, 64 * KIB] {
         for outstanding in [1, 16, 256] {
-            next_to(plan, figures, size, outstanding)?;
+            let name = format!("warm: {}, {outstanding} outstanding", super::size(size));
+            let mut pair = Pair::new("bench-warm", 4 * MIB)?;
+            // The one that is measured counts as outstanding, too.
+            for _ in 1..outstanding {
+                pair.leave(128)?;
+            }
+            send_and_free(plan, figures, &name, &mut pair, size)?;
         }
     }
     Ok(())
 }
 
-/// The one that is measured counts as outstanding, too.
-fn next_to(plan: &Plan, figures: &mut Vec<Figure>, size: usize, outstanding: usize) -> Outcome {
-    let name = format!("warm: {}, {outstanding} outstanding", super::size(size));
-    let mut pair = Pair::new("bench-warm", 4 * MIB)?;
-    for _ in 1..outstanding {
-        pair.leave(128)?;
+/// The same next to up to far more buffers than a process has, with as many holes between them.
+pub fn growth(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
+    for outstanding in [1, 10, 100, 1000, 10_000] {
+        let name = format!("growth: {outstanding} in use");
+        let mut pair = Pair::new("bench-growth", 4 * MIB)?;
+        let buffers = (0..2 * outstanding)
+            .map(|_| pair.leave(128))
+            .collect::<Outcome<Vec<_>>>()?;
+        for buffer in buffers.iter().step_by(2) {
+            pair.free(*buffer)?;
+        }
+        send_and_free(plan, figures, &name, &mut pair, 128)?;
     }
+    Ok(())
+}
+
+fn send_and_free(
+    plan: &Plan,
+    figures: &mut Vec<Figure>,
+    name: &str,
+    pair: &mut Pair,
+    size: usize,
+) -> Outcome {
     let (mut sends, mut frees) = (Vec::new(), Vec::new());
-    let mut round = |pair: &mut Pair| -> Outcome {
+    let mut round = || -> Outcome {
         let send = pair.send(size)?;
         let buffer = pair.receive()?;
         let (free, result) = measure(|| pair.free(buffer));
@@ -35,11 +57,11 @@ fn next_to(plan: &Plan, figures: &mut Vec<Figure>, size: usize, outstanding: usi
         Ok(())
     };
     for _ in 0..16 {
-        round(&mut pair)?;
+        round()?;
     }
-    let _phase = Phase::begin(&name, plan.repetitions);
+    let _phase = Phase::begin(name, plan.repetitions);
     for _ in 0..plan.repetitions {
-        round(&mut pair)?;
+        round()?;
     }
     sends.drain(..16);
     frees.drain(..16);
