@@ -19,6 +19,7 @@ mod results;
 mod sender;
 mod server;
 mod table;
+mod throughput_test;
 mod trace;
 mod wire;
 
@@ -53,6 +54,8 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// What AOSP's binderThroughputTest does and prints
+    ThroughputTest(throughput_test::Options),
     /// Run a program, and write a trace of the buffers that its processes are sent
     Record {
         /// The trace
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
         Command::Check {
             folder, baseline, ..
         } => baseline::check(&folder, &baseline),
+        Command::ThroughputTest(options) => throughput_test::run(&options),
         Command::Record {
             file,
             program,
