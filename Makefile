@@ -49,6 +49,10 @@ bench: ## costs next to those of the C driver and of upstream's Rust driver; rep
 bench-check: ## fail if what can be counted exactly costs over 3 % more than it did
 	@$(LAB)/bench check
 
+.PHONY: bench-publish
+bench-publish: ## put what bench measured last into README.md and the documentation
+	@$(LAB)/bench publish
+
 .PHONY: shell
 shell: ## a shell in the virtual machine, with the Binder devices mounted
 	@$(LAB)/shell

@@ -12,6 +12,7 @@ mod made_up;
 mod phase;
 mod plot;
 mod process;
+mod publish;
 mod record;
 mod recorder;
 mod report;
@@ -64,6 +65,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Put the results into README.md and the documentation
+    Publish {
+        /// The folder with the results of `lab/bench`
+        folder: PathBuf,
+        /// The top of the repository
+        top: PathBuf,
+    },
     /// Write index.html into the folder
     Report {
         /// The folder with the results of `lab/bench`
@@ -113,6 +121,7 @@ fn main() -> ExitCode {
             program,
             arguments,
         } => recorder::record(&file, &program, &arguments),
+        Command::Publish { folder, top } => publish::publish(&folder, &top),
         Command::Report { folder } => report::write(&folder),
     };
     match result {

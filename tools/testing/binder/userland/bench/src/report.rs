@@ -33,7 +33,7 @@ fn page(folder: &Path) -> Outcome<String> {
          kernel as it is without us. Less is better, unless it says otherwise. The ratio is our \
          figure by the peer's (where more is better, the peer's by ours): below 1, ours is better.</p>\n",
     );
-    circumstances(&mut html, folder)?;
+    terms(&mut html, folder)?;
     html.push_str("<h2>Loads</h2>\n");
     table(&mut html, &rows)?;
     latencies(&mut html, &rows)?;
@@ -71,12 +71,22 @@ fn verdict(html: &mut String, rows: &[Row]) -> Outcome {
     Ok(())
 }
 
-fn circumstances(html: &mut String, folder: &Path) -> Outcome {
-    let mut terms = Vec::new();
-    // Results that were measured by hand have none.
-    let lines = fs::read_to_string(folder.join(CIRCUMSTANCES)).unwrap_or_default();
-    for (term, text) in lines.lines().filter_map(|line| line.split_once(": ")) {
-        terms.push((escape(term), escape(text)));
+/// What the script that measured says of the run; of what was measured by hand, nothing.
+pub fn circumstances(folder: &Path) -> Vec<(String, String)> {
+    let text = fs::read_to_string(folder.join(CIRCUMSTANCES)).unwrap_or_default();
+    let terms = text.lines().filter_map(|line| line.split_once(": "));
+    terms
+        .map(|(term, text)| (term.into(), text.into()))
+        .collect()
+}
+
+fn terms(html: &mut String, folder: &Path) -> Outcome {
+    let mut terms: Vec<_> = circumstances(folder)
+        .iter()
+        .map(|(term, text)| (escape(term), escape(text)))
+        .collect();
+    if let Some(again) = results::again(folder)? {
+        terms.push(("Measured twice".into(), escape(&again)));
     }
     for (kernel, head) in KERNELS.iter().zip(HEADS) {
         let report = results::read(&folder.join(format!("icount-{kernel}.json")))?;

@@ -3,7 +3,10 @@
 //! What was measured on three kernels, side by side, and whether ours reaches what it is to reach.
 
 use crate::record::{self, Figure, Report};
-use binder_raw::outcome::{Context, Outcome};
+use binder_raw::{
+    fail,
+    outcome::{Context, Outcome},
+};
 use hdrhistogram::Histogram;
 use std::{fs, iter, path::Path};
 
@@ -149,6 +152,7 @@ impl Standing {
 }
 
 /// A load, on each kernel.
+#[derive(Clone)]
 pub struct Row {
     pub load: String,
     pub unit: String,
@@ -320,7 +324,7 @@ pub fn rows(folder: &Path) -> Outcome<Vec<Row>> {
 }
 
 /// All that was measured on one kernel.
-fn reports(folder: &Path, kernel: &str) -> Outcome<Vec<(Source, Report)>> {
+pub fn reports(folder: &Path, kernel: &str) -> Outcome<Vec<(Source, Report)>> {
     let mut reports = Vec::new();
     let profile = folder.join(format!("profile-{kernel}.txt"));
     if profile.exists() {
@@ -337,6 +341,43 @@ fn reports(folder: &Path, kernel: &str) -> Outcome<Vec<(Source, Report)>> {
         }
     }
     Ok(reports)
+}
+
+/// How far two boots of the same kernel lie apart in what is counted, if there were two.
+///
+/// # Errors
+///
+/// Fails if one of them can't be read.
+pub fn again(folder: &Path) -> Outcome<Option<String>> {
+    let (mut figures, mut largest) = (0, (0.0, String::new()));
+    for kernel in KERNELS {
+        let path = folder.join(format!("again-{kernel}.json"));
+        if !path.exists() {
+            return Ok(None);
+        }
+        let again = read(&path)?.figures;
+        let first = read(&folder.join(format!("icount-{kernel}.json")))?.figures;
+        for figure in first.iter().filter(|figure| figure.unit == "instructions") {
+            let Some(other) = again.iter().find(|other| other.load == figure.load) else {
+                fail!("{}: measured once, not twice", figure.load);
+            };
+            figures += 1;
+            let difference = (figure.median / other.median - 1.0).abs() * 100.0;
+            if difference > largest.0 {
+                largest = (difference, format!("{}, {kernel}", figure.load));
+            }
+        }
+    }
+    let (percent, load) = largest;
+    let which = if load.is_empty() {
+        "no load".into()
+    } else {
+        load
+    };
+    Ok(Some(format!(
+        "Each kernel was booted twice: of {figures} figures in instructions, none differs by more than \
+         {percent:.2} % ({which})"
+    )))
 }
 
 /// What counts of a figure: of latencies, the worst.

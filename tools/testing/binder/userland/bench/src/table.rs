@@ -4,38 +4,41 @@
 
 use crate::results::{self, median, range, Cell, Row, HEADS};
 use binder_raw::outcome::Outcome;
-use std::{iter, path::Path};
-
-const COLUMNS: usize = 9;
+use std::{iter, ops::RangeInclusive, path::Path};
 
 /// Prints the table.
 pub fn print(folder: &Path) -> Outcome {
     print!("{}", text(&results::rows(folder)?));
+    if let Some(again) = results::again(folder)? {
+        println!("{again}");
+    }
     Ok(())
 }
 
-fn text(rows: &[Row]) -> String {
+/// The table, and how many goals are met.
+pub fn text(rows: &[Row]) -> String {
     let heads = ["load", "unit"].into_iter().chain(HEADS);
     let heads = heads.chain(["to C", "to better", "spread", "goal"]);
     let lines: Vec<_> = iter::once(heads.map(String::from).collect())
         .chain(rows.iter().map(cells))
         .collect();
-    let width = |column: usize| {
-        lines
-            .iter()
-            .map(|line: &Vec<String>| line[column].len())
-            .max()
-    };
-    let widths: Vec<usize> = (0..COLUMNS).filter_map(width).collect();
+    let (met, goals) = results::goals(rows);
+    simple(&lines, 2..=6) + &format!("\n{met} of {goals} goals met\n")
+}
+
+/// A table of lines, the first of which are the heads. Numbers are to the right of their columns.
+pub fn simple(lines: &[Vec<String>], numbers: RangeInclusive<usize>) -> String {
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max();
+    let widths: Vec<usize> = (0..lines[0].len()).filter_map(width).collect();
     let rule: Vec<String> = widths.iter().map(|width| "=".repeat(*width)).collect();
     let rule = rule.join("  ");
     let mut text = format!("{rule}\n");
     for (number, line) in lines.iter().enumerate() {
         let line: Vec<String> = iter::zip(line, &widths)
             .enumerate()
-            .map(|(column, (cell, &width))| match column {
-                2..=6 => format!("{cell:>width$}"),
-                _ => format!("{cell:width$}"),
+            .map(|(column, (cell, &width))| match numbers.contains(&column) {
+                true => format!("{cell:>width$}"),
+                false => format!("{cell:width$}"),
             })
             .collect();
         text += line.join("  ").trim_end();
@@ -44,8 +47,7 @@ fn text(rows: &[Row]) -> String {
             text += &format!("{rule}\n");
         }
     }
-    let (met, goals) = results::goals(rows);
-    text + &format!("{rule}\n\n{met} of {goals} goals met\n")
+    text + &rule + "\n"
 }
 
 fn cells(row: &Row) -> Vec<String> {
