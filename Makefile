@@ -4,7 +4,7 @@
 # that a target needs, it gets.
 
 LAB := tools/testing/binder/lab
-VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK UPDATE BENCH_ACCEL
+VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK OPTIONS UPDATE BENCH_ACCEL
 export $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
 
 .DEFAULT_GOAL := help
@@ -25,6 +25,7 @@ help: ## this list
 #: JOBS how many compilers at once (default: one a processor)
 #: TIMEOUT seconds that a command in the virtual machine may take (default 600)
 #: QUICK 1: for bench, fewer repetitions
+#: OPTIONS 1: for bench, also with overflow checks, and with C helpers inlined into Rust
 #: BENCH_ACCEL kvm or tcg: for bench, how two CPUs are run (default: kvm where a guest runs under it)
 #: UPDATE 1: bench-check writes tools/testing/binder/bench/baseline.json
 #: DEBIAN_MIRROR where Debian's packages come from (default http://deb.debian.org/debian)

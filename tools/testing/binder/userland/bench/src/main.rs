@@ -9,6 +9,7 @@ mod clock;
 mod loads;
 #[cfg(test)]
 mod made_up;
+mod options;
 mod phase;
 mod plot;
 mod process;

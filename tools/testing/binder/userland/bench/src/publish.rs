@@ -4,7 +4,7 @@
 //! so.
 
 use crate::{
-    plot,
+    options, plot,
     report::circumstances,
     results::{self, Cell, Row, Source, HEADS},
     table::{self, number, ratio},
@@ -59,7 +59,13 @@ pub fn publish(folder: &Path, top: &Path) -> Outcome {
             left_out.len()
         );
     }
-    let text = format!("{text}\n\n{}", table::text(&shown));
+    let mut text = format!("{text}\n\n{}", table::text(&shown));
+    let options = options::text(folder)?;
+    if !options.is_empty() {
+        text += "\nWith ``CONFIG_RUST_OVERFLOW_CHECKS`` and with ``CONFIG_RUST_INLINE_HELPERS``, which are off\n\
+                 above, instructions are:\n\n";
+        text += &options;
+    }
     replace(
         &top.join("Documentation/driver-api/binder/benchmarks.rst"),
         &text,

@@ -3,7 +3,7 @@
 //! The report: one file of HTML beside the results that it is made of.
 
 use crate::{
-    plot,
+    options, plot,
     results::{self, Cell, Row, Source, Standing, HEADS, KERNELS},
     table::{number, ratio, spread},
 };
@@ -38,6 +38,7 @@ fn page(folder: &Path) -> Outcome<String> {
     table(&mut html, &rows)?;
     latencies(&mut html, &rows)?;
     plots(&mut html, &rows)?;
+    html.push_str(&options::html(folder)?);
     configurations(&mut html, folder)?;
     files(&mut html, folder)?;
     Ok(html)
