@@ -34,6 +34,8 @@ pub struct Test {
 }
 
 /// Lists the tests of a module: `tests!["mapping": mmap_twice, hammer @ 30]` (seconds, default 10).
+///
+/// That is for an idle machine and a kernel that checks little. Others have four times as long.
 #[macro_export]
 macro_rules! tests {
     ($module:literal: $($test:ident $(@ $limit:literal)?),+ $(,)?) => {
@@ -44,7 +46,7 @@ macro_rules! tests {
                 #[allow(unused_variables)]
                 let limit = 10;
                 $(let limit = $limit;)?
-                limit
+                4 * limit
             }),
         }),+]
     };
