@@ -2676,6 +2676,31 @@ mod tests {
     }
 
     #[test]
+    fn arc_walk_leaves_what_is_busy() -> Result {
+        let lru = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
+        let (nid, objects) = objects::<3>()?;
+        let sc = TestControl::new(9).with_nid(nid)?;
+        for object in &objects {
+            lru.add(object, GFP_KERNEL)?;
+        }
+
+        let mut left = 9;
+        let removed = lru.walk(&sc, &mut left, |cursor| cursor.skip());
+        assert_eq!((removed, left, lru.count(&sc)), (0, 6, 3));
+
+        // As in the middle of a removal, when somebody else has hold of the links.
+        assert!(objects[1].entry.claim(lru.owner()));
+        assert!(lru.del(&objects[1]).is_none());
+        let mut dispose = KBox::pin_init(ArcDisposeList::new(), GFP_KERNEL)?;
+        let mut left = 9;
+        let removed = lru.walk(&sc, &mut left, |cursor| cursor.remove_to(dispose.as_mut()));
+        assert_eq!((removed, left, lru.count(&sc)), (2, 6, 1));
+        objects[1].entry.release(lru.owner());
+        assert!(lru.del(&objects[1]).is_some());
+        Ok(())
+    }
+
+    #[test]
     fn arc_drop_empties_long_lists() -> Result {
         let lru = KBox::pin_init(ArcListLru::new(new_list_lru!()), GFP_KERNEL)?;
         let mut objects = KVec::with_capacity(300, GFP_KERNEL)?;
