@@ -337,7 +337,7 @@ mod suite {
         let mut fixture = Fixture::new()?;
         // A minute's work where the kernel checks nothing else. The step is prime, so that all
         // buffers, ends and orders still have their turn.
-        let slow = cfg!(any(CONFIG_PROVE_LOCKING, CONFIG_KASAN));
+        let slow = cfg!(any(CONFIG_PROVE_LOCKING, CONFIG_KASAN, CONFIG_KCSAN));
         for n in (0..cases::CASES).step_by(if slow { 997 } else { 1 }) {
             if let Err(failure) = cases::Case::new(n, PAGES * PAGE_SIZE).run(&mut fixture) {
                 pr_err!("case {n}: {failure:?}\n");
