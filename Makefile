@@ -4,7 +4,7 @@
 # that a target needs, it gets.
 
 LAB := tools/testing/binder/lab
-VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK OPTIONS UPDATE BENCH_ACCEL
+VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK OPTIONS UPDATE BENCH_ACCEL PARTS KERNELS
 export $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
 
 .DEFAULT_GOAL := help
@@ -20,7 +20,9 @@ help: ## this list
 #: BINDER_LAB_DIR cache of source, tools and builds (default ~/.cache/binder-lab)
 #: KERNEL_SRC kernel tree or tarball to use instead of Debian's; for apply and unapply the tree to change
 #: VM um (default) or qemu: which virtual machine
-#: KERNEL variant to build: um-debug (default), um, x86_64-debug ...: architecture and configs/*.config
+#: KERNEL variant to build: um-debug (default), um, x86_64-debug ...: architecture and configs/*.config; or kasan, lockdep, kcsan, kcfi, kmemleak
+#: KERNELS those that test-full runs (default: um-debug kasan lockdep kcfi kcsan)
+#: PARTS which parts of test to run, as 'kunit selftests*' (default: all)
 #: TOOLCHAIN host: build the kernel with this machine's own tools
 #: JOBS how many compilers at once (default: one a processor)
 #: TIMEOUT seconds that a command in the virtual machine may take (default 600)
@@ -37,6 +39,10 @@ demo: ## Binder traffic through the allocator, and idle pages given back; report
 .PHONY: test
 test: ## all tests; the last line counts them
 	@$(LAB)/test
+
+.PHONY: test-full
+test-full: ## all tests, on each of the kernels that find what others don't
+	@$(LAB)/test-full
 
 .PHONY: host-test
 host-test: ## the allocator's tests on this machine: models, exhaustive cases, loom
