@@ -4,7 +4,7 @@
 # that a target needs, it gets.
 
 LAB := tools/testing/binder/lab
-VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK OPTIONS UPDATE BENCH_ACCEL PARTS KERNELS
+VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK OPTIONS UPDATE BENCH_ACCEL PARTS KERNELS DURATION SEED
 export $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
 
 .DEFAULT_GOAL := help
@@ -26,6 +26,8 @@ help: ## this list
 #: TOOLCHAIN host: build the kernel with this machine's own tools
 #: JOBS how many compilers at once (default: one a processor)
 #: TIMEOUT seconds that a command in the virtual machine may take (default 600)
+#: DURATION seconds of stress (default 120)
+#: SEED number that makes stress do the same again
 #: QUICK 1: for bench, fewer repetitions
 #: OPTIONS 1: for bench, also with overflow checks, and with C helpers inlined into Rust
 #: BENCH_ACCEL kvm or tcg: for bench, how two CPUs are run (default: kvm where a guest runs under it)
@@ -47,6 +49,10 @@ test-full: ## all tests, on each of the kernels that find what others don't
 .PHONY: host-test
 host-test: ## the allocator's tests on this machine: models, exhaustive cases, loom
 	@$(LAB)/host-test
+
+.PHONY: stress
+stress: ## everything at once, on two CPUs, for DURATION seconds; then nothing may be left
+	@$(LAB)/stress
 
 .PHONY: bench
 bench: ## costs next to those of the C driver and of upstream's Rust driver; report/bench/index.html

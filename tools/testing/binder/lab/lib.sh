@@ -117,6 +117,18 @@ new_run() {
 	mktemp -d "$WORK/runs/$(date +%Y%m%d-%H%M%S)-XXXX"
 }
 
+# Boots a kernel for one command, and shows what that prints as it comes:   shown RUN VARIANT COMMAND
+shown() {
+	local run=$1 watcher status=0
+	: >"$run/output"
+	tail --follow --pid=$$ --sleep-interval=0.2 "$run/output" &
+	watcher=$!
+	"$LAB/boot" "$run/$2" "$run" "($3) >/host/output 2>&1" || status=$?
+	sleep 0.5
+	kill "$watcher" 2>/dev/null || true
+	return "$status"
+}
+
 # The kernel to run: KERNEL names a variant, VM=qemu makes it an x86_64 one.
 if [ -z "${KERNEL:-}" ]; then
 	case ${VM:-um} in

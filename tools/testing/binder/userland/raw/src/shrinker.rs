@@ -119,6 +119,11 @@ pub fn count(memcg: u64) -> u64 {
     binder().map_or(0, |binder| binder.count(memcg))
 }
 
+/// Who has idle pages.
+pub fn lines() -> Vec<Line> {
+    binder().map_or_else(Vec::new, Shrinker::lines)
+}
+
 /// How many NUMA nodes there are to scan.
 pub fn nodes() -> usize {
     let nodes = fs::read_dir("/sys/devices/system/node").map_or(0, |entries| {
@@ -144,7 +149,7 @@ pub fn scan(memcg: u64, node: usize, nr: u64) {
 
 /// One scan of at most `nr` pages for each cgroup and node.
 pub fn scan_each(nr: u64) {
-    for line in binder().map_or_else(Vec::new, Shrinker::lines) {
+    for line in lines() {
         for (node, _) in line.nodes.iter().enumerate().filter(|(_, idle)| **idle > 0) {
             scan(line.memcg, node, nr);
         }

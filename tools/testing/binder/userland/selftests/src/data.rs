@@ -15,6 +15,11 @@ pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
         .collect()
 }
 
+/// What is sent when `len` bytes are sent: a part of `data`, not always the same.
+pub fn payload(data: &[u8], len: usize) -> &[u8] {
+    &data[len % 251..][..len]
+}
+
 /// FNV-1a.
 pub fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {

@@ -13,14 +13,17 @@ mod process;
 mod remote;
 mod runner;
 mod sample;
+mod stress;
 mod tests;
 
 use binder_raw::{binder, check, check_eq, endpoint, fail, note, outcome, shrinker, uapi};
-use std::{io::Read, process::ExitCode};
+use std::{io::Read, num::ParseIntError, process::ExitCode, time::Duration};
 
 const USAGE: &str = "usage: binder-selftests [--sample] [--list] [FILTER]...
+       binder-selftests --stress [--seed=NUMBER] [--seconds=NUMBER]
 Runs the tests whose names contain one of the filters; all of them without any.
-With --sample, they are those of the shrinker sample.
+With --sample, they are those of the shrinker sample. With --stress, everything happens at once for
+120 seconds or as many as wanted.
 Needs root, binderfs on /dev/binderfs, debugfs and cgroup2 at their usual places.";
 
 fn main() -> ExitCode {
@@ -33,6 +36,18 @@ fn main() -> ExitCode {
     if args.iter().any(|arg| arg == "--hold") {
         let _ = std::io::stdin().read(&mut [0]);
         return ExitCode::SUCCESS;
+    }
+    if args.iter().any(|arg| arg == "--stress") {
+        let (Ok(seed), Ok(seconds)) = (number(&args, "--seed="), number(&args, "--seconds="))
+        else {
+            eprintln!("{USAGE}");
+            return ExitCode::FAILURE;
+        };
+        let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+        return exit_code(stress::run(
+            seed,
+            Duration::from_secs(seconds.unwrap_or(120)),
+        ));
     }
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let suite = match args.iter().any(|arg| arg == "--sample") {
@@ -53,8 +68,20 @@ fn main() -> ExitCode {
         eprintln!("no test of that name\n{USAGE}");
         return ExitCode::FAILURE;
     }
-    match runner::run(&chosen) {
+    exit_code(runner::run(&chosen))
+}
+
+fn exit_code(well: bool) -> ExitCode {
+    match well {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
+}
+
+/// The number that an option has, if the option is there.
+fn number(args: &[String], option: &str) -> Result<Option<u64>, ParseIntError> {
+    args.iter()
+        .find_map(|arg| arg.strip_prefix(option))
+        .map(str::parse)
+        .transpose()
 }

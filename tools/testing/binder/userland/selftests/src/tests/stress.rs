@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Many at once.
+//! Many at once, for seconds. `--stress` is for longer.
 
 use crate::{
     binder::{Binder, Device, KIB, MIB, PAGE},
     cgroup::Cgroup,
     check, check_eq,
-    data::{checksum, pattern},
+    data::{checksum, pattern, payload},
     endpoint::{Endpoint, Txn},
     note,
     outcome::{Outcome, Stop},
@@ -203,11 +203,6 @@ fn mappings_go_under_fire(bench: &Bench) -> Outcome {
 
 /// How much the receiver of [`installations_fail_half_way`] maps.
 const AREA: usize = 4 * MIB;
-
-/// What is sent when `len` bytes are sent: a part of `data`, not always the same.
-fn payload(data: &[u8], len: usize) -> &[u8] {
-    &data[len % 251..][..len]
-}
 
 /// A receiver that compares and frees what it gets. It replies with how many oneway transactions it
 /// got.
