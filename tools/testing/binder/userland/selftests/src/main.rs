@@ -9,14 +9,13 @@
 mod cgroup;
 mod data;
 mod faults;
-mod process;
 mod remote;
 mod runner;
 mod sample;
 mod stress;
 mod tests;
 
-use binder_raw::{binder, check, check_eq, endpoint, fail, note, outcome, shrinker, uapi};
+use binder_raw::{binder, check, check_eq, endpoint, fail, note, outcome, process, shrinker, uapi};
 use std::{io::Read, num::ParseIntError, process::ExitCode, time::Duration};
 
 const USAGE: &str = "usage: binder-selftests [--sample] [--list] [FILTER]...

@@ -8,12 +8,7 @@ use crate::{
     outcome::{Outcome, Stop},
     process, shrinker,
 };
-use rustix::{
-    event::{poll, PollFd, PollFlags, Timespec},
-    process::{
-        kill_process_group, pidfd_open, wait, waitpgid, Pid, PidfdFlags, Signal, WaitOptions,
-    },
-};
+use rustix::process::{kill_process_group, wait, waitpgid, Pid, Signal, WaitOptions};
 use std::{
     fs,
     io::{Read, Write},
@@ -113,7 +108,7 @@ fn run_one(test: &Test, index: usize) -> Verdict {
     });
     // Both sides set the group: whoever comes first.
     let _ = rustix::process::setpgid(Some(child), Some(child));
-    let status = wait_for(child, test.limit);
+    let status = process::wait_for(child, test.limit);
     if !end_group(child) {
         return Verdict::Fail("killed, but something of it hangs in the kernel".into());
     }
@@ -131,24 +126,6 @@ fn run_one(test: &Test, index: usize) -> Verdict {
             (None, signal) => Verdict::Fail(format!("died of signal {signal:?}")),
         },
     }
-}
-
-/// Waits for a child; `None` if it didn't end in time.
-pub fn wait_for(child: Pid, limit: Duration) -> Option<rustix::process::WaitStatus> {
-    let fd = pidfd_open(child, PidfdFlags::empty()).ok()?;
-    let until = Instant::now() + limit;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).ok()?;
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)) {
-            Ok(0) => return None,
-            Err(rustix::io::Errno::INTR) => {}
-            _ => break,
-        }
-    }
-    rustix::process::waitpid(Some(child), WaitOptions::empty())
-        .ok()?
-        .map(|(_, status)| status)
 }
 
 /// Kills what is left of a test's group and reaps it; false if that takes too long.

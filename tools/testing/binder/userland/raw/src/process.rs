@@ -2,15 +2,17 @@
 
 //! Other processes: fork, a link to talk over, death.
 
-use crate::{
-    outcome::{Outcome, Stop},
-    runner::wait_for,
+use crate::outcome::{Outcome, Stop};
+use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
+    process::{
+        kill_process, pidfd_open, waitpid, Pid, PidfdFlags, Signal, WaitOptions, WaitStatus,
+    },
 };
-use rustix::process::{kill_process, Pid, Signal, WaitStatus};
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Runs `body` in a new process, which ends with the status that it returns.
@@ -31,7 +33,25 @@ pub fn fork(body: impl FnOnce() -> i32) -> Pid {
     }
 }
 
-/// One end of a line of numbers between two processes.
+/// Waits for a child; `None` if it didn't end in time.
+pub fn wait_for(child: Pid, limit: Duration) -> Option<WaitStatus> {
+    let fd = pidfd_open(child, PidfdFlags::empty()).ok()?;
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).ok()?;
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return None,
+            Err(rustix::io::Errno::INTR) => {}
+            _ => break,
+        }
+    }
+    waitpid(Some(child), WaitOptions::empty())
+        .ok()?
+        .map(|(_, status)| status)
+}
+
+/// One end of a line of numbers and words between two processes.
 pub struct Link(UnixStream);
 
 impl Link {
@@ -43,6 +63,17 @@ impl Link {
         let mut value = [0; 8];
         self.0.read_exact(&mut value)?;
         Ok(u64::from_ne_bytes(value))
+    }
+
+    pub fn say(&mut self, words: &str) -> Outcome {
+        self.send(words.len() as u64)?;
+        Ok(self.0.write_all(words.as_bytes())?)
+    }
+
+    pub fn hear(&mut self) -> Outcome<String> {
+        let mut words = vec![0; self.recv()? as usize];
+        self.0.read_exact(&mut words)?;
+        Ok(String::from_utf8(words)?)
     }
 }
 
