@@ -70,15 +70,17 @@ unsafe extern "C" fn mmap_callback(
     }
 }
 
-fn mmap(file: &File, len: usize) -> Result<usize> {
+/// Maps the file, at `place` if there is one.
+fn mmap(file: &File, len: usize, place: Option<usize>) -> Result<usize> {
+    let fixed = place.map_or(0, |_| bindings::MAP_FIXED);
     // SAFETY: The file is valid; the thread has an mm.
     let address = unsafe {
         bindings::vm_mmap(
             file.as_ptr(),
-            0,
+            place.unwrap_or(0),
             len,
             bindings::PROT_READ as c_ulong,
-            bindings::MAP_PRIVATE as c_ulong,
+            (bindings::MAP_PRIVATE | fixed) as c_ulong,
             0,
         )
     };
@@ -108,6 +110,11 @@ impl Fixture {
 
     /// A fixture whose idle pages go on an LRU that exists already.
     fn on(lru: Arc<IdleLru>) -> Result<Self> {
+        Self::at(lru, None)
+    }
+
+    /// The same, mapped at `place`.
+    fn at(lru: Arc<IdleLru>, place: Option<usize>) -> Result<Self> {
         // SAFETY: KUnit calls tests in a kernel thread of their own, which may get an mm.
         to_result(unsafe { bindings::kunit_attach_mm() })?;
         let alloc = BufferAllocator::new(lru.clone())?;
@@ -124,7 +131,7 @@ impl Fixture {
         })?;
         // SAFETY: It is a new file, of which we have the only reference.
         let file: ARef<File> = unsafe { ARef::from_raw(NonNull::new(file.cast()).ok_or(EINVAL)?) };
-        let address = mmap(&file, PAGES * PAGE_SIZE)?;
+        let address = mmap(&file, PAGES * PAGE_SIZE, place)?;
         Ok(Self {
             alloc: ManuallyDrop::new(alloc),
             lru,
@@ -132,6 +139,15 @@ impl Fixture {
             file,
             shrinker: None,
         })
+    }
+
+    /// Maps the file once more.
+    fn map_again(&self) -> Result<usize> {
+        // The file points to where the allocator was before it was moved into the fixture.
+        let alloc = ptr::from_ref(&*self.alloc).cast_mut().cast();
+        // SAFETY: The file is ours, and the allocator stays where it is from now on.
+        unsafe { (*self.file.as_ptr()).private_data = alloc };
+        mmap(&self.file, PAGE_SIZE, None)
     }
 
     fn reserve(&self, size: usize) -> Result<Buffer> {
@@ -439,12 +455,17 @@ mod suite {
     #[test]
     fn an_area_is_mapped_only_once() -> Result {
         let fixture = Fixture::new()?;
-        // The file points to where the allocator was before it was moved into the fixture.
-        // SAFETY: The file is ours, and the allocator stays where it is from now on.
-        unsafe {
-            (*fixture.file.as_ptr()).private_data = ptr::from_ref(&*fixture.alloc).cast_mut().cast()
-        };
-        assert!(mmap(&fixture.file, PAGE_SIZE).err() == Some(EBUSY));
+        assert!(fixture.map_again().err() == Some(EBUSY));
+        Ok(())
+    }
+
+    /// Its address doesn't say whether there is an area: 0 is one as well.
+    #[test]
+    fn an_area_at_address_0_is_mapped_only_once() -> Result {
+        let elsewhere = Fixture::new()?;
+        let fixture = Fixture::at(elsewhere.lru.clone(), Some(0))?;
+        assert!(fixture.address == 0);
+        assert!(fixture.map_again().err() == Some(EBUSY));
         Ok(())
     }
 
@@ -479,6 +500,67 @@ mod suite {
         fixture.alloc.release(second);
         let (freed, _) = fixture.scan(100, None);
         assert!(freed == Some(3));
+        Ok(())
+    }
+
+    /// Reclaim doesn't wait for the address space, in which its own thread may be at work.
+    #[test]
+    fn a_locked_address_space_keeps_its_pages() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(3 * PAGE_SIZE)?;
+        fixture.alloc.release(buffer);
+
+        let task = kernel::current!();
+        let mm = task.mm().ok_or(ESRCH)?.as_raw();
+        // SAFETY: The thread has the mm, and doesn't have its lock.
+        unsafe { bindings::down_write(&raw mut (*mm).__bindgen_anon_1.mmap_lock) };
+        let (freed, scanned) = fixture.scan(3, None);
+        // SAFETY: It has been locked above.
+        unsafe { bindings::up_write(&raw mut (*mm).__bindgen_anon_1.mmap_lock) };
+        assert!(scanned == 3);
+        if cfg!(CONFIG_PER_VMA_LOCK) {
+            // The VMA isn't locked.
+            assert!(freed == Some(3));
+        } else {
+            assert!(freed == Some(0));
+            assert!(fixture.counts() == counts(0, 3));
+            assert!(fixture.scan(3, None).0 == Some(3));
+        }
+        assert!(fixture.count(None) == 0);
+        Ok(())
+    }
+
+    /// A buffer is reserved just when another area comes to lie in the place of this one.
+    #[test]
+    fn another_area_in_its_place_gets_no_page() -> Result {
+        let fixture = Fixture::new()?;
+        munmap(fixture.address, PAGES)?;
+        let other = Fixture::at(fixture.lru.clone(), Some(fixture.address))?;
+        // As it was when the buffer was reserved.
+        fixture.alloc.area.state.lock().closed = false;
+
+        assert!(fixture.reserve(3 * PAGE_SIZE).err() == Some(ESRCH));
+        assert!(fixture.counts() == counts(0, 0));
+        assert!((0..3).all(|index| other.peek(index).is_err()));
+        Ok(())
+    }
+
+    /// Idle pages are reclaimed, though the process has mapped another area in the place of theirs.
+    #[test]
+    fn another_area_in_its_place_keeps_its_pages() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(3 * PAGE_SIZE)?;
+        fixture.alloc.release(buffer);
+        munmap(fixture.address, PAGES)?;
+        let other = Fixture::at(fixture.lru.clone(), Some(fixture.address))?;
+        let buffer = other.reserve(3 * PAGE_SIZE)?;
+        other.alloc.write(&buffer, 0, &7u8)?;
+
+        assert!(fixture.scan(3, None).0 == Some(3));
+        assert!(fixture.counts() == counts(0, 0));
+        assert!(other.peek(0)? == 7);
+        assert!((0..3).all(|index| other.peek(index).is_ok()));
+        other.alloc.release(buffer);
         Ok(())
     }
 
