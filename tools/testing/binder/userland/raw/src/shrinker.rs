@@ -109,6 +109,11 @@ pub fn need() -> Outcome {
     }
 }
 
+/// Idle pages by memory cgroup.
+pub fn lines() -> Vec<Line> {
+    binder().map_or_else(Vec::new, Shrinker::lines)
+}
+
 /// Idle pages of everybody.
 pub fn total() -> u64 {
     binder().map_or(0, Shrinker::total)

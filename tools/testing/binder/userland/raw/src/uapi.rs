@@ -82,6 +82,16 @@ impl FlatObject {
             cookie,
         }
     }
+
+    /// A node that the sender knows by a handle.
+    pub fn handle(handle: u32) -> Self {
+        Self {
+            kind: TYPE_HANDLE,
+            flags: 0,
+            binder: handle.into(),
+            cookie: 0,
+        }
+    }
 }
 
 #[repr(C)]
@@ -112,6 +122,7 @@ const fn pack(kind: [u8; 3]) -> u32 {
 }
 
 pub const TYPE_BINDER: u32 = pack(*b"sb*");
+pub const TYPE_HANDLE: u32 = pack(*b"sh*");
 pub const TYPE_PTR: u32 = pack(*b"pt*");
 
 pub const TF_ONE_WAY: u32 = 0x01;

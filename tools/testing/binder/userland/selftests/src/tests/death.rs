@@ -7,14 +7,14 @@ use crate::{
     binder::{KIB, MIB, PAGE},
     check, check_eq,
     data::pattern,
-    endpoint::{Endpoint, Txn},
+    endpoint::{bytes_of, Endpoint, Txn},
     note,
-    outcome::Outcome,
+    outcome::{Context, Outcome},
     process::Peer,
     remote::Receiver,
     runner::{Bench, Test},
     shrinker, tests,
-    uapi::{name, BR_DEAD_REPLY, BR_FAILED_REPLY, BR_TRANSACTION_COMPLETE},
+    uapi::{name, BC_TRANSACTION, BR_DEAD_REPLY, BR_FAILED_REPLY, BR_TRANSACTION_COMPLETE},
 };
 use rustix::{
     io::{fcntl_setfd, FdFlags},
@@ -36,6 +36,7 @@ pub const TESTS: &[Test] = tests!["death":
     receiver_killed_with_many_buffers,
     receiver_killed_while_stopped,
     receivers_killed_under_fire @ 30,
+    receivers_killed_while_a_sender_brings_pages @ 30,
     sender_killed_before_the_reply,
     senders_killed_under_way @ 30,
     receiver_executes_another_program,
@@ -129,8 +130,7 @@ fn send_or_rest(sender: &mut Endpoint, data: &[u8]) -> Outcome<u32> {
     Ok(status)
 }
 
-/// Senders copy into the receiver's pages while it goes away. (9a9ab0d96362: a sender that drops
-/// the last reference to the receiver's memory would wait for itself.)
+/// Senders copy into the receiver's pages while it goes away.
 fn receivers_killed_under_fire(bench: &Bench) -> Outcome {
     for round in 0..15u64 {
         let mut receiver = start(bench)?;
@@ -163,6 +163,33 @@ fn receivers_killed_under_fire(bench: &Bench) -> Outcome {
                 "round {round}: a sender"
             );
         }
+    }
+    Ok(())
+}
+
+/// Then the sender may be the last one to use the receiver's memory. Would it take that down itself,
+/// the receiver's file would be closed no sooner than the sender returns to userspace; and the
+/// sender waits for a reply meanwhile (9a9ab0d96362).
+fn receivers_killed_while_a_sender_brings_pages(bench: &Bench) -> Outcome {
+    for round in 0..60 {
+        let mut receiver = Receiver::start(&bench.dev, 4 * MIB, || Ok(()))?;
+        let mut sender = Peer::spawn(|link| {
+            let mut client = Endpoint::client(&bench.dev)?;
+            let data = vec![1; 4 * MIB];
+            let mut command = BC_TRANSACTION.to_ne_bytes().to_vec();
+            command.extend_from_slice(bytes_of(&Txn::new(&data).data));
+            link.send(0)?;
+            // Sends, and waits for the reply, in the same system call.
+            let mut returned = [0; 1024];
+            let (_, read) = client.binder.write_read(&command, &mut returned)?;
+            client.parse(&returned[..read])?;
+            expect_dead(&mut client)
+        })?;
+        sender.link.recv()?;
+        sleep(Duration::from_micros(50 * round));
+        receiver.peer().kill()?;
+        let status = sender.wait().context(&format!("round {round}"))?;
+        check_eq!(status.exit_status(), Some(0), "round {round}");
     }
     Ok(())
 }

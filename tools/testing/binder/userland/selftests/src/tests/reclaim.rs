@@ -8,18 +8,22 @@ use crate::{
     data::{all_zero, checksum, pattern},
     endpoint::Endpoint,
     note,
-    outcome::Outcome,
+    outcome::{skip, Outcome},
     process::Peer,
     remote::Receiver,
     runner::{Bench, Test},
     shrinker, tests,
 };
-use rustix::process::Signal;
+use rustix::{
+    process::Signal,
+    thread::{sched_setaffinity, CpuSet},
+};
 use std::time::{Duration, Instant};
 
 pub const TESTS: &[Test] = tests!["reclaim":
     idle_pages_are_freed,
     every_small_scan_frees_something,
+    idle_pages_are_listed_on_their_own_node,
     pages_in_use_keep_their_data,
     reclaimed_pages_come_back_zero,
     freed_and_used_again_between_scans,
@@ -91,6 +95,33 @@ fn every_small_scan_frees_something(bench: &Bench) -> Outcome {
             last - base
         );
         last = now;
+    }
+    Ok(())
+}
+
+/// Not on that of the memory which describes them (49d2562c804f).
+fn idle_pages_are_listed_on_their_own_node(bench: &Bench) -> Outcome {
+    if shrinker::nodes() < 2 {
+        return skip("one NUMA node");
+    }
+    let (base, mut receiver, mut sender) = start(bench)?;
+    for node in [0, 1, 0] {
+        // What describes the pages is allocated the first time, on node 0. In this machine each CPU
+        // is a node.
+        let mut cpus = CpuSet::new();
+        cpus.set(node);
+        sched_setaffinity(None, &cpus)?;
+        receiver.idle(&mut sender, PAGES as usize)?;
+        let mut nodes = [0; 2];
+        for line in shrinker::lines() {
+            nodes
+                .iter_mut()
+                .zip(line.nodes)
+                .for_each(|(sum, n)| *sum += n);
+        }
+        note!("after use by CPU {node}: {nodes:?}");
+        check!(nodes[node] >= PAGES, "only {} on node {node}", nodes[node]);
+        expect_swept(base)?;
     }
     Ok(())
 }

@@ -8,12 +8,17 @@ use crate::{
     check, check_eq,
     data::{all_zero, pattern},
     endpoint::{bytes_of, Endpoint, Received, Txn},
-    outcome::Outcome,
+    note,
+    outcome::{skip, Outcome},
+    process::Peer,
     runner::{Bench, Test},
     tests,
-    uapi::{BufferObject, FlatObject, TYPE_PTR, VERSION},
+    uapi::{
+        name, BufferObject, FlatObject, BC_ACQUIRE, BR_TRANSACTION_COMPLETE, TYPE_PTR, VERSION,
+    },
 };
 use rustix::ioctl::{ioctl, Updater};
+use std::{fs::File, os::unix::fs::FileExt, thread::available_parallelism};
 
 pub const TESTS: &[Test] = tests!["transactions":
     protocol_version,
@@ -23,6 +28,8 @@ pub const TESTS: &[Test] = tests!["transactions":
     fresh_page_is_zero_beyond_the_data,
     offsets_arrive_aligned,
     objects_become_handles,
+    offsets_are_the_senders @ 30,
+    failure_at_the_first_object_undoes_none,
     extra_buffers_are_copied,
     extra_buffer_beyond_the_space_fails,
     extra_buffers_that_dont_fit_fail,
@@ -174,6 +181,93 @@ fn objects_become_handles(bench: &Bench) -> Outcome {
     check_eq!(got[16..20], *b"\x85*hs", "the object's type");
     check!(all_zero(&got[32..40]), "the sender's cookie leaked");
     server.free(txn.addr)
+}
+
+/// The driver goes by the offsets that it read from the sender, not by those in the buffer, even if
+/// the receiver finds a way to write there (CVE-2026-43433). Here it can, by way of /dev/mem.
+fn offsets_are_the_senders(bench: &Bench) -> Outcome {
+    // The objects fill three pages, the offsets follow on the next.
+    const OBJECTS: usize = 510;
+    let Ok(memory) = File::options().write(true).open("/dev/mem") else {
+        return skip("no /dev/mem (DEVMEM)");
+    };
+    if available_parallelism()?.get() < 2 {
+        return skip("one CPU: nobody can write while the driver reads");
+    }
+    let mut server = Endpoint::manager(&bench.dev, MIB)?;
+    let mut sender = Endpoint::sender(&bench.dev)?;
+    let mut data = bytes_of(&FlatObject::handle(0)).repeat(OBJECTS);
+    data.resize(3 * PAGE, 0);
+    let offsets: Vec<u64> = (0..OBJECTS as u64).map(|i| 24 * i).collect();
+    let txn = Txn::oneway(&data).offsets(&offsets);
+
+    sender.command(BC_ACQUIRE, &[0; 4])?;
+    let status = sender.send(&txn)?;
+    check_eq!(name(status), name(BR_TRANSACTION_COMPLETE), "the first");
+    let first = server.consume()?;
+    check_eq!(
+        first.offsets % PAGE,
+        0,
+        "place of the offsets in their page"
+    );
+    let frame = frame_of(first.offsets)?;
+    // All objects are the same, so each may be the first one when the buffer is freed.
+    let mut writer = Peer::spawn(|_| loop {
+        memory.write_all_at(&[0; 8 * OBJECTS], frame * PAGE as u64)?;
+    })?;
+    let mut changed = 0;
+    for i in 0..3000 {
+        let status = sender.send(&txn)?;
+        check_eq!(name(status), name(BR_TRANSACTION_COMPLETE), "number {i}");
+        let got = server.receive()?;
+        check_eq!(got.addr, first.addr, "address");
+        changed += usize::from(all_zero(&peek(got.offsets, 8 * OBJECTS)));
+        server.free(got.addr)?;
+    }
+    writer.kill()?;
+    note!("the offsets were overwritten {changed} times before they were received");
+    check!(changed > 100, "overwritten {changed} times");
+    Ok(())
+}
+
+/// The number of the page frame that is mapped at an address.
+fn frame_of(addr: usize) -> Outcome<u64> {
+    let mut entry = [0; 8];
+    let pagemap = File::open("/proc/self/pagemap")?;
+    pagemap.read_exact_at(&mut entry, (addr / PAGE * 8) as u64)?;
+    let entry = u64::from_ne_bytes(entry);
+    check!(entry >> 63 == 1, "nothing is mapped at {addr:#x}");
+    Ok(entry & ((1 << 55) - 1))
+}
+
+/// In the receiver's buffer lie the objects of an earlier transaction. One that fails before its
+/// first object has been translated takes nothing of theirs away (bdc1c5fac982).
+fn failure_at_the_first_object_undoes_none(bench: &Bench) -> Outcome {
+    let mut server = Endpoint::manager(&bench.dev, MIB)?;
+    let mut client = Endpoint::client(&bench.dev)?;
+    client.enter_looper()?;
+    let good = FlatObject::own(8, 9);
+    client.send(&Txn::oneway(bytes_of(&good)).offsets(&[0]))?;
+    let txn = server.receive()?;
+    let handle: [u8; 4] = txn.bytes()[8..12].try_into()?;
+    server.command(BC_ACQUIRE, &handle)?;
+    server.free(txn.addr)?;
+
+    let bad = FlatObject { kind: 1, ..good };
+    for _ in 0..3 {
+        let status = client.send(&Txn::oneway(bytes_of(&bad)).offsets(&[0]))?;
+        expect_failed(status, "an object of no known type")?;
+    }
+    // The handle is the server's still.
+    let mut txn = Txn::oneway(b"to the client");
+    txn.data.target = u32::from_ne_bytes(handle).into();
+    check_eq!(
+        name(server.send(&txn)?),
+        name(BR_TRANSACTION_COMPLETE),
+        "a transaction to the handle"
+    );
+    check_eq!(client.consume()?.len, 13, "its length");
+    Ok(())
 }
 
 fn extra_buffers_are_copied(bench: &Bench) -> Outcome {

@@ -20,7 +20,7 @@ use crate::{
     shrinker, tests,
     uapi::{name, BR_DEAD_REPLY, BR_FAILED_REPLY, BR_TRANSACTION_COMPLETE},
 };
-use rustix::mm::{mremap, mremap_fixed, munmap, MremapFlags};
+use rustix::mm::{madvise, mremap, mremap_fixed, munmap, Advice, MremapFlags};
 use std::ffi::c_void;
 
 pub const TESTS: &[Test] = tests!["unmap":
@@ -34,6 +34,8 @@ pub const TESTS: &[Test] = tests!["unmap":
     impostor_of_binder_isnt_written_to,
     moved_mapping,
     half_moved_onto_the_other_half,
+    buffer_moved_onto_idle_pages_survives_reclaim,
+    split_mapping_takes_buffers,
     shrunk_mapping,
     grown_mapping,
 ];
@@ -298,6 +300,71 @@ fn half_moved_onto_the_other_half(bench: &Bench) -> Outcome {
     unsafe { mremap_fixed(start.byte_add(half), half, half, flags, start)? };
     shrinker::scan_all(16);
     survives(&mut sender, &mut server, half)
+}
+
+/// What was moved to the address of an idle page is none of reclaim's business (CVE-2026-43434).
+fn buffer_moved_onto_idle_pages_survives_reclaim(bench: &Bench) -> Outcome {
+    shrinker::need()?;
+    const LEN: usize = 128 * KIB;
+    let mut server = Endpoint::manager(&bench.dev, MIB)?;
+    let mut sender = Endpoint::sender(&bench.dev)?;
+    let client = Endpoint::client(&bench.dev)?;
+    let data = pattern(1, LEN);
+    sender.deliver(&pattern(2, LEN))?;
+    let first = server.receive()?;
+    client.post(&Txn::new(&data))?;
+    let second = server.receive()?;
+    check_eq!(
+        second.addr,
+        first.addr + LEN,
+        "address of the second buffer"
+    );
+    server.free(first.addr)?;
+    let (from, to) = (second.addr as *mut c_void, first.addr as *mut c_void);
+    // SAFETY: Nothing refers to either place.
+    unsafe { mremap_fixed(from, LEN, LEN, MremapFlags::MAYMOVE, to)? };
+    check!(
+        peek(first.addr, LEN) == data,
+        "the buffer changed in moving"
+    );
+    let gone = shrinker::scan_until(|total| total == 0);
+    check!(gone, "{} idle pages stay", shrinker::total());
+    check!(
+        peek(first.addr, LEN) == data,
+        "the buffer changed by reclaim"
+    );
+    server.free(second.addr)
+}
+
+/// Nothing is unmapped, but the mapping consists of three VMAs. The peers look for one that begins
+/// where the mapping does.
+fn split_mapping_takes_buffers(bench: &Bench) -> Outcome {
+    let mut server = Endpoint::manager(&bench.dev, MIB)?;
+    let mut sender = Endpoint::sender(&bench.dev)?;
+    let base = server.binder.base();
+    let middle = (base + 8 * PAGE) as *mut c_void;
+    // SAFETY: It is about core dumps, and leaves all else as it is.
+    unsafe { madvise(middle, 8 * PAGE, Advice::LinuxDontDump)? };
+    check_eq!(vmas_in(base..base + MIB)?, 3, "VMAs of the mapping");
+    for len in [100 * PAGE, 12 * PAGE, 120 * PAGE] {
+        let data = pattern(len as u64, len);
+        sender.deliver(&data)?;
+        let txn = server.receive()?;
+        check!(txn.bytes() == data, "{len} bytes arrived changed");
+        server.free(txn.addr)?;
+        shrinker::scan_all(8);
+    }
+    Ok(())
+}
+
+/// How many VMAs of this process lie in a range.
+fn vmas_in(range: std::ops::Range<usize>) -> Outcome<usize> {
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let starts = maps.lines().filter_map(|line| {
+        let (start, _) = line.split_once('-')?;
+        usize::from_str_radix(start, 16).ok()
+    });
+    Ok(starts.filter(|start| range.contains(start)).count())
 }
 
 fn shrunk_mapping(bench: &Bench) -> Outcome {
