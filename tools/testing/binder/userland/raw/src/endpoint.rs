@@ -288,7 +288,8 @@ impl Endpoint {
         Ok(self.returned.pop_front())
     }
 
-    fn parse(&mut self, mut buffer: &[u8]) -> Outcome {
+    /// Takes in what the driver returned.
+    pub fn parse(&mut self, mut buffer: &[u8]) -> Outcome {
         while buffer.len() >= 4 {
             let code = u32::from_ne_bytes(buffer[..4].try_into()?);
             let (payload, rest) = buffer[4..].split_at(payload_size(code));

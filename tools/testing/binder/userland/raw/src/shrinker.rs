@@ -190,6 +190,22 @@ pub fn has_stats() -> bool {
     Path::new(STATS).exists()
 }
 
+/// What the driver's statistics say about buffers and pages of the device's processes.
+pub fn stats(dev: &Device) -> Vec<String> {
+    let text = fs::read_to_string(STATS).unwrap_or_default();
+    let context = format!("context {}", dev.name);
+    let lines = text.lines().skip_while(|line| *line != context).skip(1);
+    lines
+        .take_while(|line| !line.starts_with("context "))
+        .filter(|line| {
+            ["  free oneway", "  buffers:", "  pages:"]
+                .iter()
+                .any(|s| line.starts_with(s))
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
 /// The `pages:` lines that the driver prints for one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pages {

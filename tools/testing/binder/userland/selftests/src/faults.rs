@@ -6,14 +6,15 @@ use crate::outcome::{skip, Outcome};
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 const FAILSLAB: &str = "/sys/kernel/debug/failslab";
+const FAIL_PAGE_ALLOC: &str = "/sys/kernel/debug/fail_page_alloc";
 
 /// How failslab is to be: those fail, too, that may wait; all of the tasks chosen, for ever, but
 /// none of the others; and not a word in the kernel's log.
-const SETTINGS: &[(&str, &str)] = &[
+const SLABS: &[(&str, &str)] = &[
     ("task-filter", "Y"),
     ("ignore-gfp-wait", "N"),
     ("verbose", "0"),
@@ -22,11 +23,19 @@ const SETTINGS: &[(&str, &str)] = &[
     ("probability", "100"),
 ];
 
+/// The same for whole pages, any number of them, of which only the n-th fails.
+const PAGES: &[(&str, &str)] = &[
+    ("ignore-gfp-wait", "N"),
+    ("ignore-gfp-highmem", "N"),
+    ("min-order", "0"),
+    ("verbose", "0"),
+];
+
 /// Lets allocations of the calling thread fail. The settings are as before when this is dropped.
 pub struct Faults {
     fail_nth: File,
     make_it_fail: File,
-    before: Vec<(&'static str, String)>,
+    before: Vec<(PathBuf, String)>,
 }
 
 impl Faults {
@@ -39,20 +48,32 @@ impl Faults {
         let (Ok(fail_nth), Ok(make_it_fail)) = (open("fail-nth"), open("make-it-fail")) else {
             return skip("no fault injection (FAULT_INJECTION)");
         };
-        if !Path::new(FAILSLAB).exists() {
-            return skip("no failing of slab allocations (FAILSLAB)");
-        }
         let mut faults = Faults {
             fail_nth,
             make_it_fail,
             before: Vec::new(),
         };
-        for (name, value) in SETTINGS {
-            let file = Path::new(FAILSLAB).join(name);
-            faults.before.push((name, fs::read_to_string(&file)?));
+        faults.set(FAILSLAB, SLABS)?;
+        Ok(faults)
+    }
+
+    /// The same, and lets allocations of pages fail, too.
+    pub fn enable_all() -> Outcome<Self> {
+        let mut faults = Faults::enable()?;
+        faults.set(FAIL_PAGE_ALLOC, PAGES)?;
+        Ok(faults)
+    }
+
+    fn set(&mut self, folder: &str, settings: &[(&str, &str)]) -> Outcome {
+        for (name, value) in settings {
+            let file = Path::new(folder).join(name);
+            let Ok(before) = fs::read_to_string(&file) else {
+                return skip(&format!("no {}", file.display()));
+            };
+            self.before.push((file.clone(), before));
             fs::write(file, value)?;
         }
-        Ok(faults)
+        Ok(())
     }
 
     /// Runs `body`, which should be no more than a system call or two, while its n-th allocation
@@ -83,8 +104,8 @@ impl Faults {
 impl Drop for Faults {
     fn drop(&mut self) {
         // The filter goes last: it keeps the other tasks' allocations from failing.
-        for (name, value) in self.before.iter().rev() {
-            let _ = fs::write(Path::new(FAILSLAB).join(name), value);
+        for (file, value) in self.before.iter().rev() {
+            let _ = fs::write(file, value);
         }
     }
 }

@@ -38,7 +38,7 @@ pub const TESTS: &[Test] = tests!["memcg":
 const PAGES: usize = 512;
 
 /// What the CPUs may have charged in advance, and some pages of the process's own.
-const SLACK: u64 = 2 * 64 + 32;
+pub const SLACK: u64 = 2 * 64 + 32;
 
 struct App {
     // Before the cgroup: dropping ends the process, and the cgroup can go.
@@ -69,7 +69,7 @@ fn app(bench: &Bench, name: &str) -> Outcome<App> {
 }
 
 /// Waits until `value` comes down to `want`: uncharging and release are not done at once.
-fn falls_to(want: u64, mut value: impl FnMut() -> Outcome<u64>) -> Outcome {
+pub fn falls_to(want: u64, mut value: impl FnMut() -> Outcome<u64>) -> Outcome {
     let until = Instant::now() + Duration::from_secs(3);
     loop {
         let now = value()?;

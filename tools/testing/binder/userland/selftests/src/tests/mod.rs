@@ -5,6 +5,7 @@
 mod accounting;
 mod death;
 mod failslab;
+mod faults;
 mod free;
 mod mapping;
 mod memcg;
@@ -36,6 +37,7 @@ pub const BINDER: Suite = &[
     accounting::TESTS,
     reclaim::TESTS,
     memcg::TESTS,
+    faults::TESTS,
     stress::TESTS,
 ];
 
