@@ -89,7 +89,16 @@ impl Cgroup {
 
     /// What `memory.current` says, in pages.
     pub fn pages(&self) -> Outcome<u64> {
-        let text = fs::read_to_string(self.path.join("memory.current"))?;
+        self.pages_of("memory.current")
+    }
+
+    /// What `memory.peak` says, in pages: the most that it ever had.
+    pub fn peak(&self) -> Outcome<u64> {
+        self.pages_of("memory.peak")
+    }
+
+    fn pages_of(&self, file: &str) -> Outcome<u64> {
+        let text = fs::read_to_string(self.path.join(file))?;
         Ok(text.trim().parse::<u64>()? / 4096)
     }
 

@@ -7,6 +7,7 @@ mod death;
 mod failslab;
 mod faults;
 mod free;
+mod isolation;
 mod mapping;
 mod memcg;
 mod oneway;
@@ -37,6 +38,7 @@ pub const BINDER: Suite = &[
     accounting::TESTS,
     reclaim::TESTS,
     memcg::TESTS,
+    isolation::TESTS,
     faults::TESTS,
     stress::TESTS,
 ];
