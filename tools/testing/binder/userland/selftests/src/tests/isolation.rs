@@ -17,7 +17,7 @@ use crate::{
     remote::Receiver,
     runner::{Bench, Test},
     shrinker, tests,
-    uapi::{name, BR_FAILED_REPLY, BR_TRANSACTION_COMPLETE},
+    uapi::{name, BR_FAILED_REPLY, BR_TRANSACTION_COMPLETE, TF_CLEAR_BUF},
 };
 use rustix::{
     io::Errno,
@@ -31,6 +31,7 @@ pub const TESTS: &[Test] = tests!["isolation":
     no_write_by_a_debugger,
     no_write_by_the_kernel,
     no_bytes_of_another_process,
+    no_bytes_of_a_failed_transaction,
     pages_in_a_pipe_are_replaced,
     locked_pages_are_reclaimed,
     no_registration_with_io_uring,
@@ -162,6 +163,20 @@ fn no_bytes_of_another_process(bench: &Bench) -> Outcome {
         drop(server);
         shrinker::scan_until(|total| total == 0);
     }
+    Ok(())
+}
+
+/// A part had been copied when it failed, and the sender had wanted it to be cleared.
+fn no_bytes_of_a_failed_transaction(bench: &Bench) -> Outcome {
+    let server = Endpoint::manager(&bench.dev, MIB)?;
+    let mut sender = Endpoint::sender(&bench.dev)?;
+    let data = pattern(1, LEN);
+    // The last of the offsets is wrong.
+    let offsets = [LEN as u64 / 4 * 4];
+    let txn = Txn::oneway(&data).flags(TF_CLEAR_BUF).offsets(&offsets);
+    check_eq!(name(sender.send(&txn)?), name(BR_FAILED_REPLY), "status");
+    let seen = peek(server.binder.base(), LEN);
+    check!(all_zero(&seen), "the receiver sees what was copied");
     Ok(())
 }
 
