@@ -363,5 +363,9 @@ mod tests {
         assert!(html.contains("CONFIG_OF_rust=y") && !html.contains("CONFIG_SAME"));
         // Four groups that were counted, one that was timed, each for two widths.
         assert_eq!(html.matches("<svg class=").count(), 10);
+        // For lab/bench-look.
+        if let Some(path) = std::env::var_os("BINDER_BENCH_PAGE") {
+            fs::write(path, html).unwrap();
+        }
     }
 }
