@@ -124,11 +124,6 @@ pub fn count(memcg: u64) -> u64 {
     binder().map_or(0, |binder| binder.count(memcg))
 }
 
-/// Who has idle pages.
-pub fn lines() -> Vec<Line> {
-    binder().map_or_else(Vec::new, Shrinker::lines)
-}
-
 /// How many NUMA nodes there are to scan.
 pub fn nodes() -> usize {
     let nodes = fs::read_dir("/sys/devices/system/node").map_or(0, |entries| {
