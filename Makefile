@@ -54,6 +54,10 @@ host-test: ## the allocator's tests on this machine: models, exhaustive cases, l
 stress: ## everything at once, on two CPUs, for DURATION seconds; then nothing may be left
 	@$(LAB)/stress
 
+.PHONY: mutate
+mutate: ## bring bugs that others had into the driver, and see that a test finds each
+	@tools/testing/binder/mutate.sh
+
 .PHONY: bench
 bench: ## costs next to those of the C driver and of upstream's Rust driver; report/bench/index.html
 	@$(LAB)/bench
