@@ -4,7 +4,7 @@
 # that a target needs, it gets.
 
 LAB := tools/testing/binder/lab
-VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK OPTIONS UPDATE BENCH_ACCEL PARTS KERNELS DURATION SEED
+VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK OPTIONS UPDATE BENCH_ACCEL PARTS KERNELS DURATION SEED PROGRAMS
 export $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
 
 .DEFAULT_GOAL := help
@@ -26,8 +26,9 @@ help: ## this list
 #: TOOLCHAIN host: build the kernel with this machine's own tools
 #: JOBS how many compilers at once (default: one a processor)
 #: TIMEOUT seconds that a command in the virtual machine may take (default 600)
-#: DURATION seconds of stress (default 120)
-#: SEED number that makes stress do the same again
+#: DURATION seconds of stress (default 120) and fuzz (default 300)
+#: SEED number that makes stress, differential and fuzz do the same again
+#: PROGRAMS how many random programs differential has (default 200)
 #: QUICK 1: for bench, fewer repetitions
 #: OPTIONS 1: for bench, also with overflow checks, and with C helpers inlined into Rust
 #: BENCH_ACCEL kvm or tcg: for bench, how two CPUs are run (default: kvm where a guest runs under it)
@@ -57,6 +58,14 @@ stress: ## everything at once, on two CPUs, for DURATION seconds; then nothing m
 .PHONY: mutate
 mutate: ## bring bugs that others had into the driver, and see that a test finds each
 	@tools/testing/binder/mutate.sh
+
+.PHONY: differential
+differential: ## the same random operations with three drivers, and their answers compared
+	@$(LAB)/differential
+
+.PHONY: fuzz
+fuzz: ## random operations for DURATION seconds; the kernel mustn't complain
+	@$(LAB)/fuzz
 
 .PHONY: bench
 bench: ## costs next to those of the C driver and of upstream's Rust driver; report/bench/index.html

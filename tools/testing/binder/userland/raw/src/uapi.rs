@@ -62,6 +62,17 @@ pub struct BufferObject {
     pub parent_offset: u64,
 }
 
+/// An object that says that a [`BufferObject`] holds files.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct FdArrayObject {
+    pub kind: u32,
+    pub pad: u32,
+    pub count: u64,
+    pub parent: u64,
+    pub parent_offset: u64,
+}
+
 /// A reference to a node: the sender's own (`binder`) or somebody else's (`handle`).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -122,15 +133,27 @@ const fn pack(kind: [u8; 3]) -> u32 {
 }
 
 pub const TYPE_BINDER: u32 = pack(*b"sb*");
+pub const TYPE_WEAK_BINDER: u32 = pack(*b"wb*");
 pub const TYPE_HANDLE: u32 = pack(*b"sh*");
+pub const TYPE_WEAK_HANDLE: u32 = pack(*b"wh*");
+pub const TYPE_FD: u32 = pack(*b"fd*");
+pub const TYPE_FDA: u32 = pack(*b"fda");
 pub const TYPE_PTR: u32 = pack(*b"pt*");
 
+/// Of a node: transactions to it may bring files.
+pub const ACCEPTS_FDS: u32 = 0x100;
+/// Of a [`BufferObject`]: its address is to be written into another one.
+pub const HAS_PARENT: u32 = 0x01;
+
 pub const TF_ONE_WAY: u32 = 0x01;
+pub const TF_ACCEPT_FDS: u32 = 0x10;
 pub const TF_CLEAR_BUF: u32 = 0x20;
 
 pub const WRITE_READ: Opcode = opcode::read_write::<WriteRead>(b'b', 1);
+pub const SET_MAX_THREADS: Opcode = opcode::write::<u32>(b'b', 5);
 pub const SET_CONTEXT_MGR: Opcode = opcode::write::<i32>(b'b', 7);
 pub const VERSION: Opcode = opcode::read_write::<i32>(b'b', 9);
+pub const SET_CONTEXT_MGR_EXT: Opcode = opcode::write::<FlatObject>(b'b', 13);
 pub const ENABLE_ONEWAY_SPAM_DETECTION: Opcode = opcode::write::<u32>(b'b', 16);
 pub const GET_EXTENDED_ERROR: Opcode = opcode::read_write::<ExtendedError>(b'b', 17);
 pub const CTL_ADD: Opcode = opcode::read_write::<BinderfsDevice>(b'b', 1);
@@ -138,12 +161,17 @@ pub const CTL_ADD: Opcode = opcode::read_write::<BinderfsDevice>(b'b', 1);
 pub const BC_TRANSACTION: u32 = opcode::write::<TransactionData>(b'c', 0);
 pub const BC_REPLY: u32 = opcode::write::<TransactionData>(b'c', 1);
 pub const BC_FREE_BUFFER: u32 = opcode::write::<u64>(b'c', 3);
+pub const BC_INCREFS: u32 = opcode::write::<u32>(b'c', 4);
 pub const BC_ACQUIRE: u32 = opcode::write::<u32>(b'c', 5);
+pub const BC_RELEASE: u32 = opcode::write::<u32>(b'c', 6);
+pub const BC_DECREFS: u32 = opcode::write::<u32>(b'c', 7);
 pub const BC_INCREFS_DONE: u32 = opcode::write::<PtrCookie>(b'c', 8);
 pub const BC_ACQUIRE_DONE: u32 = opcode::write::<PtrCookie>(b'c', 9);
 pub const BC_ENTER_LOOPER: u32 = opcode::none(b'c', 12);
 pub const BC_TRANSACTION_SG: u32 = opcode::write::<TransactionDataSg>(b'c', 17);
+pub const BC_REPLY_SG: u32 = opcode::write::<TransactionDataSg>(b'c', 18);
 
+pub const BR_OK: u32 = opcode::none(b'r', 1);
 pub const BR_TRANSACTION: u32 = opcode::read::<TransactionData>(b'r', 2);
 pub const BR_TRANSACTION_SEC_CTX: u32 = opcode::read::<TransactionDataSecCtx>(b'r', 2);
 pub const BR_REPLY: u32 = opcode::read::<TransactionData>(b'r', 3);
@@ -171,6 +199,10 @@ pub fn name(code: u32) -> String {
         BR_DEAD_REPLY => "BR_DEAD_REPLY".into(),
         BR_TRANSACTION_COMPLETE => "BR_TRANSACTION_COMPLETE".into(),
         BR_FAILED_REPLY => "BR_FAILED_REPLY".into(),
+        BR_INCREFS => "BR_INCREFS".into(),
+        BR_ACQUIRE => "BR_ACQUIRE".into(),
+        BR_RELEASE => "BR_RELEASE".into(),
+        BR_DECREFS => "BR_DECREFS".into(),
         BR_ONEWAY_SPAM_SUSPECT => "BR_ONEWAY_SPAM_SUSPECT".into(),
         _ => format!("BR code {:#x}", code),
     }

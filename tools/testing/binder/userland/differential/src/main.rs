@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Does the same with several Binder drivers, and compares what they answer.
+
+mod compare;
+mod differences;
+mod party;
+mod program;
+mod run;
+
+use binder_raw::outcome::{Outcome, Stop};
+use clap::Parser;
+use fastrand::Rng;
+use program::{program, Op};
+use run::Transcript;
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+/// Does the same with several Binder drivers, and compares what they answer.
+#[derive(Parser)]
+enum Command {
+    /// Run random programs with the driver that is there, and write what it answers
+    Run {
+        /// What the programs are made of
+        #[arg(long)]
+        seed: u64,
+        /// How many
+        #[arg(long, default_value_t = 100)]
+        programs: u64,
+        /// Begin no more of them after so many seconds
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// How many operations each has
+        #[arg(long, default_value_t = 200)]
+        ops: usize,
+        /// One line for each program
+        transcripts: PathBuf,
+        /// Programs to run first, in files with one operation in each line
+        scripts: Vec<PathBuf>,
+    },
+    /// Compare the answers of our driver with those of the C driver and upstream's Rust driver
+    Compare {
+        ours: PathBuf,
+        c: PathBuf,
+        rust: PathBuf,
+    },
+}
+
+/// Reads a program from a file.
+fn script(path: &Path) -> Outcome<Vec<Op>> {
+    fs::read_to_string(path)?
+        .lines()
+        .filter(|line| !line.starts_with("//"))
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect()
+}
+
+fn transcripts(path: &Path) -> Outcome<Vec<Transcript>> {
+    BufReader::new(File::open(path)?)
+        .lines()
+        .map(|line| Ok(serde_json::from_str(&line?)?))
+        .collect()
+}
+
+fn perform(command: Command) -> Outcome<bool> {
+    match command {
+        Command::Run {
+            seed,
+            programs,
+            seconds,
+            ops,
+            transcripts,
+            scripts,
+        } => {
+            let begin = Instant::now();
+            let left = || seconds.is_none_or(|seconds| begin.elapsed().as_secs() < seconds);
+            let mut out = BufWriter::new(File::create(transcripts)?);
+            let mut write = |transcript: &Transcript| -> Outcome {
+                serde_json::to_writer(&mut out, transcript)?;
+                Ok(out.write_all(b"\n")?)
+            };
+            for path in &scripts {
+                write(&run::run(&path.display().to_string(), &script(path)?)?)?;
+            }
+            let mut done = 0;
+            while done < programs && left() {
+                let seed = seed.wrapping_add(done);
+                let mut bytes = vec![0; 64 * ops];
+                Rng::with_seed(seed).fill(&mut bytes);
+                write(&run::run(&format!("seed {seed}"), &program(&bytes, ops))?)?;
+                done += 1;
+            }
+            println!("{} scripts, {done} random programs", scripts.len());
+            Ok(true)
+        }
+        Command::Compare { ours, c, rust } => compare::compare(
+            &transcripts(&ours)?,
+            &transcripts(&c)?,
+            &transcripts(&rust)?,
+        ),
+    }
+}
+
+fn main() -> ExitCode {
+    match perform(Command::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(Stop::Fail(why) | Stop::Skip(why)) => {
+            eprintln!("binder-differential: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
