@@ -146,6 +146,7 @@ impl Cgroup {
     /// No process and no cgroup may be in it.
     pub fn visit(&self) -> Outcome {
         self.write("cgroup.subtree_control", "-memory")?;
+        self.write("memory.max", "max")?;
         for cpu in 0..available_parallelism()?.get() {
             let mut visitor = Peer::spawn(|_| {
                 let mut cpus = CpuSet::new();
