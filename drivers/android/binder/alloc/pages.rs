@@ -675,8 +675,11 @@ impl PageTable {
     ) -> usize {
         let unlinked = self.unlink(range.clone(), lru);
         for (index, slot) in self.slots(range) {
-            if slot.state() == State::Idle {
-                slot.take(State::Isolated).map(|page| take(index, page));
+            if slot.state() != State::Idle {
+                continue;
+            }
+            if let Some(page) = slot.take(State::Isolated) {
+                take(index, page);
             }
         }
         unlinked
