@@ -225,7 +225,7 @@ impl BorrowedPage<'_> {
         Self(page, PhantomData)
     }
 
-    pub fn as_pages<'b>(pages: &'b [Self]) -> &'b [Page] {
+    pub fn as_pages(pages: &[Self]) -> &[Page] {
         // SAFETY: The layout is the same, and a shared slice doesn't drop what is in there.
         unsafe { slice::from_raw_parts(pages.as_ptr().cast(), pages.len()) }
     }
