@@ -189,11 +189,14 @@ pub fn has_stats() -> bool {
 pub fn stats(dev: &Device) -> Vec<String> {
     let text = fs::read_to_string(STATS).unwrap_or_default();
     let context = format!("context {}", dev.name);
-    let lines = text.lines().skip_while(|line| *line != context).skip(1);
-    lines
-        .take_while(|line| !line.starts_with("context "))
+    let mut ours = false;
+    text.lines()
         .filter(|line| {
-            ["  free oneway", "  buffers:", "  pages:"]
+            // Each process says which context it is in.
+            if line.starts_with("context ") {
+                ours = *line == context;
+            }
+            ours && ["  free oneway", "  buffers:", "  pages:"]
                 .iter()
                 .any(|s| line.starts_with(s))
         })

@@ -109,6 +109,11 @@ impl State {
     }
 }
 
+/// Waits until the driver has ended the processes that are gone, which it does when it gets to it.
+fn nobody_is_left(bench: &Bench) -> Outcome {
+    super::memcg::falls_to(0, || Ok(shrinker::stats(&bench.dev).len() as u64))
+}
+
 fn command(code: u32, payload: &[u8]) -> Vec<u8> {
     [&code.to_ne_bytes(), payload].concat()
 }
@@ -129,6 +134,7 @@ fn sending(bench: &Bench, queued: usize, payload: &[u8], flags: u32) -> Outcome 
     let txn = Txn::new(payload).flags(flags);
     shrinker::scan_all(u64::MAX);
     each(|nth| {
+        nobody_is_left(bench)?;
         let cgroup = new_cgroup()?;
         let enter = || cgroup.as_ref().map_or(Ok(()), Cgroup::enter);
         let mut receiver = Receiver::start(&bench.dev, 4 * MIB, enter)?;
@@ -203,8 +209,7 @@ fn sending_with_more_buffers_than_slots(bench: &Bench) -> Outcome {
 fn opening_and_mapping(bench: &Bench) -> Outcome {
     let path = bench.dev.path();
     each(|nth| {
-        // The driver ends the process before this one when it gets to it.
-        super::memcg::falls_to(0, || Ok(shrinker::stats(&bench.dev).len() as u64))?;
+        nobody_is_left(bench)?;
         let before = State::now(bench);
         let opened: rustix::io::Result<_> = nth.run(|| {
             let fd = open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
