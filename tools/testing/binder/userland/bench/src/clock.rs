@@ -18,8 +18,12 @@ pub fn count_instructions() {
     COUNTS_INSTRUCTIONS.store(true, Ordering::Relaxed);
 }
 
+pub fn counts_instructions() -> bool {
+    COUNTS_INSTRUCTIONS.load(Ordering::Relaxed)
+}
+
 pub fn unit() -> &'static str {
-    match COUNTS_INSTRUCTIONS.load(Ordering::Relaxed) {
+    match counts_instructions() {
         true => "instructions",
         false => "ns",
     }
@@ -28,7 +32,7 @@ pub fn unit() -> &'static str {
 /// Instructions, or nanoseconds, since some point in the past.
 pub fn now() -> u64 {
     #[cfg(target_arch = "x86_64")]
-    if COUNTS_INSTRUCTIONS.load(Ordering::Relaxed) {
+    if counts_instructions() {
         // SAFETY: Every x86_64 processor has the counter.
         return unsafe { core::arch::x86_64::_rdtsc() };
     }

@@ -2,6 +2,7 @@
 
 //! Other processes.
 
+use crate::clock;
 use binder_raw::outcome::{Context, Outcome, Stop};
 use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
 use std::io::{PipeReader, PipeWriter, Read, Write};
@@ -117,4 +118,52 @@ fn read(pipe: &mut PipeReader) -> std::io::Result<Words> {
         *word = u64::from_ne_bytes(bytes);
     }
     Ok(words)
+}
+
+/// How the scheduler treats a thread, and those that it starts from then on.
+pub enum Priority {
+    Fifo(i32),
+    Nice(i32),
+}
+
+impl Priority {
+    /// Gives it to the calling thread.
+    pub fn take(&self) -> Outcome {
+        let (policy, sched_priority, nice) = match *self {
+            Priority::Fifo(priority) => (libc::SCHED_FIFO, priority, 0),
+            Priority::Nice(nice) => (libc::SCHED_OTHER, 0, nice),
+        };
+        let parameter = libc::sched_param { sched_priority };
+        // SAFETY: The parameter is valid. On Linux, 0 is the thread.
+        let result = unsafe {
+            libc::sched_setscheduler(0, policy, &parameter)
+                | libc::setpriority(libc::PRIO_PROCESS, 0, nice)
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error().into()),
+        }
+    }
+}
+
+/// While this is there, and instructions are counted, this process and those that it starts run in turns, each
+/// until it waits. Else, what the scheduler does on a call depends on how long each slept before, and
+/// differs by more than drivers do.
+pub struct InTurns(());
+
+impl InTurns {
+    pub fn begin() -> Outcome<Self> {
+        if clock::counts_instructions() {
+            // Or others would get 5 % of the time.
+            let _ = std::fs::write("/proc/sys/kernel/sched_rt_runtime_us", "-1");
+            Priority::Fifo(1).take()?;
+        }
+        Ok(InTurns(()))
+    }
+}
+
+impl Drop for InTurns {
+    fn drop(&mut self) {
+        let _ = Priority::Nice(0).take();
+    }
 }

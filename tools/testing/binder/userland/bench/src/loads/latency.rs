@@ -6,6 +6,7 @@
 use crate::{
     clock::measure,
     phase::Phase,
+    process::Priority,
     record::Figure,
     server,
     wire::{Commands, Wire},
@@ -21,11 +22,6 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
-
-enum Priority {
-    Fifo(i32),
-    Nice(i32),
-}
 
 const SENDERS: &[(&str, Priority)] = &[
     ("fifo 99", Priority::Fifo(99)),
@@ -86,23 +82,4 @@ fn send(device: &Device, priority: &Priority, calls: usize) -> Outcome<Vec<u64>>
         samples.push(trip);
     }
     Ok(samples)
-}
-
-impl Priority {
-    /// Gives it to the calling thread.
-    fn take(&self) -> Outcome {
-        let result = match *self {
-            Priority::Fifo(sched_priority) => {
-                let parameter = libc::sched_param { sched_priority };
-                // SAFETY: The parameter is valid.
-                unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &parameter) }
-            }
-            // SAFETY: Takes numbers only. On Linux, 0 is the thread.
-            Priority::Nice(nice) => unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) },
-        };
-        match result {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error().into()),
-        }
-    }
 }

@@ -6,6 +6,7 @@
 use crate::{
     clock::measure,
     phase::Phase,
+    process::InTurns,
     record::Figure,
     server,
     wire::{Commands, Wire},
@@ -18,6 +19,7 @@ use binder_raw::{
 };
 
 pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
+    let _in_turns = InTurns::begin()?;
     let device = Device::create("bench-trip")?;
     let _server = server::start(&device, MIB, 1)?;
     for size in [0, 128, 4 * KIB, 64 * KIB, 512 * KIB] {

@@ -5,7 +5,7 @@
 use crate::{
     clock::{self, measure},
     phase::Phase,
-    process::{Orders, Worker},
+    process::{InTurns, Orders, Worker},
     record::Figure,
     server,
     wire::{Commands, Wire},
@@ -22,6 +22,7 @@ const SIZE: usize = 128;
 const ROUNDS: usize = 10;
 
 pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
+    let _in_turns = InTurns::begin()?;
     for pairs in [1, 2, 4] {
         let calls = plan.repetitions;
         let devices = (0..pairs)
