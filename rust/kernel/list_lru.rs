@@ -974,10 +974,11 @@ impl<T: LruItem> ListLru<T> {
                 // One is unlocked before the next is locked.
                 locked = None;
             }
-            // SAFETY: `nid` is a possible node by the requirements of `LruItem`. The memcg is valid
-            // as long as `guard` exists.
-            let list = locked
-                .get_or_insert_with(|| unsafe { LockedList::new(&self.lru, nid, memcg, &guard) });
+            let list = locked.get_or_insert_with(|| {
+                // SAFETY: `nid` is a possible node by the requirements of `LruItem`. The memcg is
+                // valid as long as `guard` exists.
+                unsafe { LockedList::new(&self.lru, nid, memcg, &guard) }
+            });
             changed += usize::from(f(list, item));
         }
         changed

@@ -28,8 +28,9 @@
 //! 3. the LRU lock.
 //!
 //! Reclaim finds a page by the LRU, but drops the LRU lock again before it takes the others in this
-//! order. It only tries the VMA lock or mmap lock. No memory is allocated with the area's lock held, and the process lock of the driver isn't needed for anything here; where
-//! it is held, it goes outside of the area's lock.
+//! order. It only tries the VMA lock or mmap lock. No memory is allocated with the area's lock held,
+//! and the process lock of the driver isn't needed for anything here; where it is held, it goes
+//! outside of the area's lock.
 
 use core::{
     cell::Cell,
@@ -106,8 +107,8 @@ const LOOKUP: usize = 16;
 /// # Invariants
 ///
 /// - While the value exists, the range is reserved in the area, and all pages that it lies on are
-///   in use (or being brought into use, before [`BufferAllocator::reserve`] returns it). Some may be
-///   filling: only as long as `filled` says so.
+///   in use (or being brought into use, before [`BufferAllocator::reserve`] returns it). Some may
+///   be filling: only as long as `filled` says so.
 /// - The area outlives the value, by the invariants of [`BufferAllocator`].
 /// - `data` is that of the range.
 /// - `page` is the page that the range begins on.
@@ -536,8 +537,8 @@ impl BufferAllocator {
         }
     }
 
-    /// Ends the writing of a buffer that was reserved: what hasn't been written is cleared where the
-    /// process could see what was there before, and all of it is mapped.
+    /// Ends the writing of a buffer that was reserved: what hasn't been written is cleared where
+    /// the process could see what was there before, and all of it is mapped.
     ///
     /// # Errors
     ///
@@ -746,8 +747,8 @@ impl BufferAllocator {
         mapped.pages.in_use(range, buffer)
     }
 
-    /// Clears what hasn't been written of the first `end` bytes of a buffer, if that has pages to be
-    /// filled.
+    /// Clears what hasn't been written of the first `end` bytes of a buffer, if that has pages to
+    /// be filled.
     #[inline]
     fn fill_up_to(&self, buffer: &Buffer, end: usize) -> Result {
         let filled = buffer.filled.get() as usize;

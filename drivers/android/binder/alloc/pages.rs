@@ -36,11 +36,11 @@
 //!
 //! # A page is mapped when it has been written
 //!
-//! What a new page contains is nobody's business. Most of a large buffer is about to be overwritten,
-//! so that it would be a waste to clear it first. A page that a buffer covers all of is mapped when
-//! the buffer has been written, and what hasn't been written by then is cleared. Nobody waits for
-//! that, as no other buffer can come to lie on such a page. Any other page is cleared and mapped
-//! before it gets in use.
+//! What a new page contains is nobody's business. Most of a large buffer is about to be
+//! overwritten, so that it would be a waste to clear it first. A page that a buffer covers all of is
+//! mapped when the buffer has been written, and what hasn't been written by then is cleared. Nobody
+//! waits for that, as no other buffer can come to lie on such a page. Any other page is cleared and
+//! mapped before it gets in use.
 //!
 //! # A page in use may stay on the LRU
 //!
@@ -472,9 +472,9 @@ impl PageTable {
         Ok(pages)
     }
 
-    /// idle -> in use for the pages of `range`, on which a buffer has been reserved. Gives the first
-    /// page if all of them are there; if not, those that were idle are so again when the buffer is
-    /// released.
+    /// idle -> in use for the pages of `range`, on which a buffer has been reserved. Gives the
+    /// first page if all of them are there; if not, those that were idle are so again when the
+    /// buffer is released.
     #[inline]
     pub(super) fn claim(&mut self, range: Range<usize>) -> Option<PageRef> {
         // Most buffers lie on one page.

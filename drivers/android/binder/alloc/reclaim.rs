@@ -2,9 +2,9 @@
 
 //! idle -> isolated -> absent: gives pages back when memory is short.
 //!
-//! What comes to the head of the LRU is one page, but what is taken is all that is idle in the group
-//! of adjoining pages that it belongs to. So the mm is pinned, the VMA is locked and the TLB is
-//! flushed once for a group.
+//! What comes to the head of the LRU is one page, but what is taken is all that is idle in the
+//! group of adjoining pages that it belongs to. So the mm is pinned, the VMA is locked and the TLB
+//! is flushed once for a group.
 
 use core::{
     cmp::{max, min},

@@ -142,8 +142,8 @@ impl<S> Deref for Slot<'_, S> {
 /// # Invariants
 ///
 /// - Block 0 has [`FIRST`] slots, and each other block has twice as many as the one before it.
-/// - The slots from [`FIRST`] to below `end` are taken or on the spare list. The blocks have a place
-///   for each of them.
+/// - The slots from [`FIRST`] to below `end` are taken or on the spare list. The blocks have a
+///   place for each of them.
 /// - There is a bucket for each of these slots. A linked slot is in the one bucket that
 ///   [`Slots::bucket`] tells for its key. All chains end with [`NONE`].
 /// - `mask` is one less than the least power of two that isn't below the number of buckets.

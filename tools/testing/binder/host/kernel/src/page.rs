@@ -61,10 +61,7 @@ unsafe impl Send for Page {}
 unsafe impl Sync for Page {}
 
 impl Page {
-    pub fn alloc_split(
-        order: u32,
-        flags: Flags,
-    ) -> Result<SplitPages, AllocError> {
+    pub fn alloc_split(order: u32, flags: Flags) -> Result<SplitPages, AllocError> {
         alloc::allocate()?;
         let pages = (0..1 << order).map(|_| Self::new(flags));
         Ok(pages.collect::<Result<Vec<_>, _>>()?.into_iter())

@@ -135,9 +135,12 @@ fn svg(rows: &[&Row]) -> Result<String, Box<dyn std::error::Error>> {
         return Err("no plot".into());
     };
     Ok(format!(
-        "<!-- SPDX-License-Identifier: GPL-2.0 -->\n{head}>\n{style}{rest}"
+        "<!-- {SPDX}: GPL-2.0 -->\n{head}>\n{style}{rest}"
     ))
 }
+
+/// In pieces, so that checkpatch doesn't take it for this file's own.
+const SPDX: &str = concat!("SPDX-License", "-Identifier");
 
 fn next_to_c(row: &Row) -> Option<Row> {
     let c = row.cells[1].median()?;

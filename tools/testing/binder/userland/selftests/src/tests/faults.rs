@@ -165,7 +165,7 @@ fn sending(bench: &Bench, queued: usize, payload: &[u8], flags: u32) -> Outcome 
             // All begin on pages of their own but those that come after small ones.
             let end = queued * 8 + len;
             let fresh = end.div_ceil(PAGE) - usize::from(queued > 0);
-            before.expect_again(bench, fresh, usize::from(end % PAGE != 0))?;
+            before.expect_again(bench, fresh, usize::from(!end.is_multiple_of(PAGE)))?;
             super::memcg::falls_to(charged + super::memcg::SLACK / 2, pages)?;
         }
         for i in 0..queued {
@@ -299,7 +299,7 @@ fn receiving_and_freeing(bench: &Bench) -> Outcome {
         let (freed, hit) = faults.nth(1, || server.binder.write_read(&write, &mut []))?;
         check!(!hit, "an allocation to free {len} bytes");
         check_eq!(freed, Ok((write.len(), 0)), "{len} bytes");
-        before.expect_again(bench, len.div_ceil(PAGE), usize::from(len % PAGE != 0))?;
+        before.expect_again(bench, len.div_ceil(PAGE), usize::from(!len.is_multiple_of(PAGE)))?;
     }
     Ok(())
 }
