@@ -28,9 +28,9 @@
 //! 3. the LRU lock.
 //!
 //! Reclaim finds a page by the LRU, but drops the LRU lock again before it takes the others in this
-//! order. It only tries the VMA lock or mmap lock. No memory is allocated with the area's lock held,
-//! and the process lock of the driver isn't needed for anything here; where it is held, it goes
-//! outside of the area's lock.
+//! order. It only tries the VMA lock or mmap lock. No memory is allocated with the area's lock
+//! held, and the process lock of the driver isn't needed for anything here; where it is held, it
+//! goes outside of the area's lock.
 
 use core::{
     cell::Cell,

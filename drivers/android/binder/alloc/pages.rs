@@ -37,10 +37,10 @@
 //! # A page is mapped when it has been written
 //!
 //! What a new page contains is nobody's business. Most of a large buffer is about to be
-//! overwritten, so that it would be a waste to clear it first. A page that a buffer covers all of is
-//! mapped when the buffer has been written, and what hasn't been written by then is cleared. Nobody
-//! waits for that, as no other buffer can come to lie on such a page. Any other page is cleared and
-//! mapped before it gets in use.
+//! overwritten, so that it would be a waste to clear it first. A page that a buffer covers all of
+//! is mapped when the buffer has been written, and what hasn't been written by then is cleared.
+//! Nobody waits for that, as no other buffer can come to lie on such a page. Any other page is
+//! cleared and mapped before it gets in use.
 //!
 //! # A page in use may stay on the LRU
 //!
