@@ -134,9 +134,7 @@ fn svg(rows: &[&Row]) -> Result<String, Box<dyn std::error::Error>> {
     let Some((head, rest)) = svg.split_once(">\n") else {
         return Err("no plot".into());
     };
-    Ok(format!(
-        "<!-- {SPDX}: GPL-2.0 -->\n{head}>\n{style}{rest}"
-    ))
+    Ok(format!("<!-- {SPDX}: GPL-2.0 -->\n{head}>\n{style}{rest}"))
 }
 
 /// In pieces, so that checkpatch doesn't take it for this file's own.

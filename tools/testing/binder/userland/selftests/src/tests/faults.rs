@@ -299,7 +299,11 @@ fn receiving_and_freeing(bench: &Bench) -> Outcome {
         let (freed, hit) = faults.nth(1, || server.binder.write_read(&write, &mut []))?;
         check!(!hit, "an allocation to free {len} bytes");
         check_eq!(freed, Ok((write.len(), 0)), "{len} bytes");
-        before.expect_again(bench, len.div_ceil(PAGE), usize::from(!len.is_multiple_of(PAGE)))?;
+        before.expect_again(
+            bench,
+            len.div_ceil(PAGE),
+            usize::from(!len.is_multiple_of(PAGE)),
+        )?;
     }
     Ok(())
 }
