@@ -150,14 +150,19 @@ impl Fixture {
         mmap(&self.file, PAGE_SIZE, None)
     }
 
-    fn reserve(&self, size: usize) -> Result<Buffer> {
+    /// Reserves a buffer that is yet to be published.
+    fn reserve_only(&self, size: usize) -> Result<Buffer> {
         let request = Request {
             size,
             debug_id: 1,
             is_oneway: false,
             pid: 1,
         };
-        let mut buffer = self.alloc.reserve(request)?.0;
+        Ok(self.alloc.reserve(request)?.0)
+    }
+
+    fn reserve(&self, size: usize) -> Result<Buffer> {
+        let mut buffer = self.reserve_only(size)?;
         match self.alloc.publish(&mut buffer) {
             Ok(()) => Ok(buffer),
             Err(err) => {
@@ -567,13 +572,7 @@ mod suite {
     #[test]
     fn what_is_not_written_is_cleared_before_the_process_sees_it() -> Result {
         let fixture = Fixture::new()?;
-        let request = Request {
-            size: 4 * PAGE_SIZE + 8,
-            debug_id: 1,
-            is_oneway: false,
-            pid: 1,
-        };
-        let (mut buffer, _) = fixture.alloc.reserve(request)?;
+        let mut buffer = fixture.reserve_only(4 * PAGE_SIZE + 8)?;
         // Only the page that it shares is there to be seen.
         assert!(fixture.counts() == counts(5, 0));
         assert!(fixture.peek(0).is_err());
@@ -616,13 +615,8 @@ mod suite {
     #[test]
     fn a_buffer_that_is_not_published_leaves_only_pages_that_are_mapped() -> Result {
         let fixture = Fixture::new()?;
-        let request = Request {
-            size: 40 * PAGE_SIZE + 8,
-            debug_id: 1,
-            is_oneway: false,
-            pid: 1,
-        };
-        let (buffer, _) = fixture.alloc.reserve(request)?;
+        let size = 40 * PAGE_SIZE + 8;
+        let buffer = fixture.reserve_only(size)?;
         assert!(fixture.counts() == counts(41, 0));
         assert!(fixture.count(None) == 0);
         fixture.alloc.release(buffer);
@@ -632,7 +626,7 @@ mod suite {
         // The second batch of pages can't be mapped.
         munmap(fixture.address + 35 * PAGE_SIZE, 1)?;
         fixture.alloc.area.state.lock().closed = false;
-        let (mut buffer, _) = fixture.alloc.reserve(request)?;
+        let mut buffer = fixture.reserve_only(size)?;
         assert!(fixture.alloc.publish(&mut buffer) == Err(ESRCH));
         assert!(fixture.peek(0).is_err());
         assert!(fixture.counts() == counts(41, 0));

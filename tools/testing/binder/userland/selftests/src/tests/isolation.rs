@@ -188,10 +188,9 @@ fn pages_in_a_pipe_are_replaced(bench: &Bench) -> Outcome {
     shrinker::need()?;
     let (mut server, txn, data) = received(bench)?;
     let (mut output, input) = pipe().map(|(output, input)| (File::from(output), input))?;
-    let piece = unsafe {
-        // SAFETY: The buffer is mapped until it is freed; after that the pipe has its pages.
-        IoSliceRaw::from_slice(std::slice::from_raw_parts(txn.addr as *const u8, LEN))
-    };
+    // SAFETY: The buffer is mapped until it is freed; after that the pipe has its pages.
+    let bytes = unsafe { std::slice::from_raw_parts(txn.addr as *const u8, LEN) };
+    let piece = IoSliceRaw::from_slice(bytes);
     // SAFETY: As above.
     let spliced = unsafe { vmsplice(&input, &[piece], SpliceFlags::empty())? };
     check_eq!(spliced, LEN, "bytes in the pipe");
