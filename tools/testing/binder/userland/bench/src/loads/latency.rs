@@ -19,7 +19,10 @@ use binder_raw::{
     uapi::BR_REPLY,
 };
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Barrier,
+    },
     thread,
 };
 
@@ -39,6 +42,7 @@ pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
     let _server = server::start(&device, 4 * MIB, SENDERS.len())?;
     let calls = plan.repetitions * 4;
     let done = AtomicBool::new(false);
+    let ready = Barrier::new(SENDERS.len());
     let _phase = Phase::begin("latency under reclaim", calls * SENDERS.len());
     thread::scope(|scope| -> Outcome {
         scope.spawn(|| {
@@ -49,8 +53,11 @@ pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
         let senders: Vec<_> = SENDERS
             .iter()
             .map(|(name, priority)| {
-                let device = &device;
-                (*name, scope.spawn(move || send(device, priority, calls)))
+                let (device, ready) = (&device, &ready);
+                (
+                    *name,
+                    scope.spawn(move || send(device, priority, ready, calls)),
+                )
             })
             .collect();
         let results: Vec<_> = senders
@@ -59,27 +66,44 @@ pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
             .collect();
         done.store(true, Ordering::Relaxed);
         for (name, result) in results {
-            let samples = result.map_err(|_| Stop::Fail("a sender panicked".into()))??;
-            figures.push(Figure::latency(
-                format!("latency under reclaim: {name}"),
-                samples,
-            ));
+            let times = result.map_err(|_| Stop::Fail("a sender panicked".into()))??;
+            for (what, samples) in [("send", times.sends), ("call", times.calls)] {
+                figures.push(Figure::latency(
+                    format!("latency under reclaim: {name}: {what}"),
+                    samples,
+                ));
+            }
         }
         Ok(())
     })
 }
 
-fn send(device: &Device, priority: &Priority, calls: usize) -> Outcome<Vec<u64>> {
+/// What each call took, until the driver had the transaction, and until the reply was there.
+#[derive(Default)]
+struct Times {
+    sends: Vec<u64>,
+    calls: Vec<u64>,
+}
+
+fn send(device: &Device, priority: &Priority, ready: &Barrier, calls: usize) -> Outcome<Times> {
     priority.take()?;
     let payload = vec![1; SIZES[SIZES.len() - 1]];
-    let mut client = Wire::client(device, 16 * KIB)?;
+    let client = Wire::client(device, 16 * KIB);
+    // That the others start isn't what is measured: it takes longer than any call.
+    ready.wait();
+    let mut client = client?;
     let mut commands = Commands::default();
-    let mut samples = Vec::with_capacity(calls);
+    let mut times = Times::default();
     for round in 0..calls {
         commands.transaction(0, &payload[..SIZES[round % SIZES.len()]], 0);
-        let (trip, reply) = measure(|| client.talk(&commands, BR_REPLY));
+        let (call, reply) = measure(|| {
+            let (send, sent) = measure(|| client.write(&commands));
+            times.sends.push(send);
+            sent?;
+            client.await_return(BR_REPLY)
+        });
         commands.clear().free(reply?.buffer);
-        samples.push(trip);
+        times.calls.push(call);
     }
-    Ok(samples)
+    Ok(times)
 }
