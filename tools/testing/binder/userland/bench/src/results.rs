@@ -71,6 +71,7 @@ const GOALS: &[Goal] = &[
         0.25,
         Peer::Better,
     ),
+    goal("metadata: ", "", 1.0, Peer::Better),
 ];
 
 /// Where a figure comes from.
