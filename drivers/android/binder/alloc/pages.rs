@@ -173,6 +173,15 @@ impl Slot {
         }
     }
 
+    /// in use -> idle. Says whether it has to go on the LRU then.
+    fn make_idle(&self) -> bool {
+        let is_used = self.state() == State::InUse;
+        if is_used {
+            self.set_state(State::Idle);
+        }
+        is_used && !self.links.is_linked()
+    }
+
     /// Refers to the page on this slot, if there is one.
     fn page_ref(&self) -> Option<PageRef> {
         // INVARIANT: It is there now.
@@ -641,18 +650,21 @@ impl PageTable {
         if range.is_empty() {
             return;
         }
+        // Most buffers lie on one page.
+        if range.len() == 1 {
+            if let Some(slot) = self.slot(range.start).filter(|slot| slot.make_idle()) {
+                // SAFETY: The chunks are pinned, and are freed only after teardown, which unlinks all
+                // slots. A slot has a page, whose node never changes, until it is unlinked.
+                unsafe { lru.add(slot) };
+            }
+            return;
+        }
         let mut idle = self
             .slots(range)
-            .filter(|(_, slot)| slot.state() == State::InUse)
-            .map(|(_, slot)| {
-                slot.set_state(State::Idle);
-                slot
-            })
-            .filter(|slot| !slot.links.is_linked());
+            .filter_map(|(_, slot)| slot.make_idle().then_some(slot));
         // Most often they are all linked still.
         if let Some(first) = idle.next() {
-            // SAFETY: The chunks are pinned, and are freed only after teardown, which unlinks all
-            // slots. A slot has a page, whose node never changes, until it is unlinked.
+            // SAFETY: As above.
             unsafe { lru.add_many(Iterator::chain(iter::once(first), idle)) };
         }
     }
