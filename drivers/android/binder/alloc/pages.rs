@@ -384,7 +384,9 @@ impl<'a> Iterator for SlotsIn<'a> {
                     let end = SLOTS - end.saturating_sub(self.left.end);
                     self.here = chunk.slots[start..end].iter();
                 }
-                _ => self.left.start = end,
+                Some(None) => self.left.start = end,
+                // Nothing was ever touched from here on.
+                None => return None,
             }
         }
     }
