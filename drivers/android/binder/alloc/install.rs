@@ -4,7 +4,7 @@
 //! are mapped later, when it has been written.
 
 use core::{
-    cmp::min,
+    cmp::{max, min},
     ops::Range, //
 };
 
@@ -23,7 +23,7 @@ use kernel::{
 };
 
 use super::{
-    pages::State,
+    pages::{PageTable, State},
     vma::Window,
     Area,
     Buffer,
@@ -32,6 +32,9 @@ use super::{
 
 /// The first pages of a run.
 type Borrowed<'b> = [Option<BorrowedPage<'b>>; BATCH];
+
+/// Pages of a buffer: those that it covers, or those at its ends that it doesn't.
+type Part = [Range<usize>; 2];
 
 /// How many pages, as a power of two, are allocated at a time at most. The page allocator keeps no
 /// more than that at hand for each processor.
@@ -72,86 +75,103 @@ impl Area {
         // torn down here and now, the sender might wait in the middle of that for somebody who
         // waits for it.
         let mm = MmWithUser::into_mmput_async(self.mm.mmget_not_zero().ok_or(ESRCH)?);
+        let memcg = MemCgroup::from_mm(&mm);
 
+        // The first and the last page, if not covered, may be needed for another buffer, too, whose
+        // sender waits for them. So they come last: nobody waits for all of a large buffer.
+        let ends = [range.start..covered.start, covered.end..range.end];
+        let covered = [covered, 0..0];
+        let is_filling = self.install_some(&mm, &covered, State::Filling, memcg.as_deref())?;
+        if let Err(err) = self.install_some(&mm, &ends, State::InUse, memcg.as_deref()) {
+            let [covered, _] = covered;
+            self.discard(covered);
+            return Err(err);
+        }
+        Ok(is_filling)
+    }
+
+    /// Brings those pages of `part` that are absent, to be filled or in use: that is `state`. Says
+    /// whether there were any.
+    fn install_some(
+        self: ArcBorrow<'_, Self>,
+        mm: &MmWithUser,
+        part: &Part,
+        state: State,
+        memcg: Option<&MemCgroup>,
+    ) -> Result<bool> {
         // Memory that the page table doesn't need any more, to be dropped without the lock.
         let mut unused = None;
-        let mut state = self.state.lock();
+        let mut locked = self.state.lock();
         let (window, first) = loop {
-            let Some(mapped) = state.mapped.as_mut() else {
+            let Some(mapped) = locked.mapped.as_mut() else {
                 return Err(ESRCH);
             };
-            if let Some(request) = mapped.pages.lacks(range.clone()) {
-                drop(state);
+            let pages = &mut mapped.pages;
+            if let Some(request) = part.iter().find_map(|range| pages.lacks(range.clone())) {
+                drop(locked);
                 drop(unused.take());
                 let grown = request.alloc(self)?;
-                state = self.state.lock();
-                if let Some(mapped) = state.mapped.as_mut() {
+                locked = self.state.lock();
+                if let Some(mapped) = locked.mapped.as_mut() {
                     unused = Some(mapped.pages.grow(grown));
                 }
-            } else if mapped.pages.in_transit(range.clone()) {
-                state.waiters += 1;
-                self.settled.wait(&mut state);
-                state.waiters -= 1;
+            } else if part.iter().any(|range| pages.in_transit(range.clone())) {
+                locked.waiters += 1;
+                self.settled.wait(&mut locked);
+                locked.waiters -= 1;
             } else {
-                mapped.pages.begin_install(range.clone());
-                match mapped.pages.installing(range.clone(), false, BATCH) {
+                part.iter()
+                    .for_each(|range| pages.begin_install(range.clone()));
+                match installing(pages, part, 0, false) {
                     Some(run) => break (mapped.window, run),
-                    // Others have brought them in the meantime.
+                    // They are all there, or others have brought them in the meantime.
                     None => return Ok(false),
                 }
             }
         };
-        drop(state);
+        drop(locked);
         drop(unused);
 
-        let result = self.bring(&mm, window, range.clone(), covered, first);
+        let result = self.bring(mm, window, part, first, state, memcg);
         if result.is_err() {
-            self.empty(&mm, window, range);
+            self.empty(mm, window, part);
         }
-        result
+        result.map(|()| true)
     }
 
-    /// Allocates all pages of `range` that this thread made installing, from the run `first` on.
-    /// Maps them and brings them into use, or leaves them to be filled if `covered` has them.
+    /// Allocates all pages of `part` that this thread made installing, from the run `first` on.
+    /// Maps them and brings them into use, unless `state` is that they are filling.
     fn bring(
         &self,
         mm: &MmWithUser,
         window: Window,
-        range: Range<usize>,
-        covered: Range<usize>,
+        part: &Part,
         first: Range<usize>,
-    ) -> Result<bool> {
-        let memcg = MemCgroup::from_mm(mm);
-        let mut is_filling = false;
+        state: State,
+        memcg: Option<&MemCgroup>,
+    ) -> Result {
+        let is_filling = state == State::Filling;
         let mut run = first;
         loop {
-            let is_covered = covered.contains(&run.start);
-            if is_covered {
-                run.end = min(run.end, covered.end);
-            } else if run.start < covered.start {
-                run.end = min(run.end, covered.start);
-            }
-
-            let pages = self.allocate(run.len(), !is_covered, memcg.as_deref())?;
-            let mut state = State::Filling;
-            if !is_covered {
+            let pages = self.allocate(run.len(), !is_filling, memcg)?;
+            if !is_filling {
                 window.insert(mm, self, run.start, &pages)?;
-                state = State::Installing;
             }
-            is_filling |= is_covered;
             let mut pages = pages.into_iter();
 
             let mut locked = self.state.lock();
             let Some(mapped) = locked.mapped.as_mut() else {
-                return Ok(false);
+                return Ok(());
             };
-            mapped.pages.installed(run.clone(), &mut pages, state);
-            match mapped.pages.installing(run.end..range.end, false, BATCH) {
+            mapped.pages.installed(run.clone(), &mut pages);
+            match installing(&mapped.pages, part, run.end, false) {
                 Some(next) => run = next,
                 None => {
-                    mapped.pages.finish_install(range);
+                    for range in part {
+                        mapped.pages.finish_install(range.clone(), state);
+                    }
                     self.settle(locked);
-                    return Ok(is_filling);
+                    return Ok(());
                 }
             }
         }
@@ -238,20 +258,25 @@ impl Area {
 
     /// Takes away again what [`bring`](Self::bring) brought before it failed.
     #[cold]
-    fn empty(&self, mm: &MmWithUser, window: Window, range: Range<usize>) {
-        let mut start = range.start;
-        while let Some(run) = self.installing(start..range.end) {
-            start = run.end;
+    fn empty(&self, mm: &MmWithUser, window: Window, part: &Part) {
+        let mut from = 0;
+        while let Some(run) = self.brought(part, from) {
+            from = run.end;
             window.zap_wait(mm, self, run);
         }
 
         // If there is no memory for this, the pages are freed with the lock held.
-        let mut pages =
-            KVec::with_capacity(range.len(), GFP_KERNEL | __GFP_NOWARN).unwrap_or_default();
-        // As soon as the lock is dropped, what is installing in this range may be so by others.
+        let mut pages = KVec::with_capacity(
+            part.iter().map(|range| range.len()).sum(),
+            GFP_KERNEL | __GFP_NOWARN,
+        )
+        .unwrap_or_default();
+        // As soon as the lock is dropped, what is installing in this part may be so by others.
         let mut state = self.state.lock();
         if let Some(mapped) = state.mapped.as_mut() {
-            mapped.pages.abort_install(range, &mut pages);
+            for range in part {
+                mapped.pages.abort_install(range.clone(), &mut pages);
+            }
         }
         self.settle(state);
     }
@@ -285,12 +310,25 @@ impl Area {
         })
     }
 
-    /// The next pages of `range` that have been mapped by this thread.
-    fn installing(&self, range: Range<usize>) -> Option<Range<usize>> {
+    /// The next pages of `part`, from page `from` on, that this thread has brought.
+    fn brought(&self, part: &Part, from: usize) -> Option<Range<usize>> {
         let state = self.state.lock();
-        let pages = &state.mapped.as_ref()?.pages;
-        pages.installing(range, true, BATCH)
+        installing(&state.mapped.as_ref()?.pages, part, from, true)
     }
+}
+
+/// The next pages of `part`, from page `from` on, that are installing, and have a page already or
+/// have none yet.
+fn installing(
+    pages: &PageTable,
+    part: &Part,
+    from: usize,
+    with_page: bool,
+) -> Option<Range<usize>> {
+    part.iter().find_map(|range| {
+        let left = max(range.start, from)..range.end;
+        pages.installing(left, with_page, BATCH)
+    })
 }
 
 /// Allocates pages, `count` at most, and one at least. They are cleared only if `zero`.

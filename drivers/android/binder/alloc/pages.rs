@@ -21,9 +21,9 @@
 //! |------------------------|------------|--------------------------------------------------------|
 //! | idle                   | in use     | a thread that reserves a buffer                        |
 //! | absent                 | installing | a thread that reserves a buffer                        |
-//! | installing             | in use     | the same thread, when all pages of a buffer are there  |
+//! | installing             | in use     | the same thread, when it is there and mapped           |
+//! | installing             | filling    | the same thread, if its buffer covers all of the page  |
 //! | installing             | absent     | the same thread, when that failed                      |
-//! | installing             | filling    | the same thread, if the buffer covers all of the page  |
 //! | filling                | in use     | who has the buffer, once it is written and mapped      |
 //! | filling                | absent     | who has the buffer, to release it instead              |
 //! | in use                 | idle       | the thread that releases the last buffer on the page   |
@@ -33,6 +33,8 @@
 //!
 //! A thread may wait for the end of both installing and isolated ([`PageTable::in_transit`]):
 //! nobody waits for that, or for anybody who may wait for it, while it has made a page so itself.
+//! It doesn't wait for all of another buffer: a buffer's pages that others may need, too, are the
+//! ones that it doesn't cover, two at most, and these are brought when the rest of it is there.
 //!
 //! # A page is mapped when it has been written
 //!
@@ -509,6 +511,9 @@ impl PageTable {
 
     /// What memory pages of `range` need to be installed.
     pub(super) fn lacks(&self, range: Range<usize>) -> Option<GrowRequest> {
+        if range.is_empty() {
+            return None;
+        }
         let places = range.end.div_ceil(SLOTS);
         let nth = (range.start / SLOTS..places)
             .find(|&nth| !matches!(self.chunks.get(nth), Some(Some(_))))?;
@@ -588,16 +593,10 @@ impl PageTable {
         self.run(range, limit, |slot| slot.state() == State::Filling)
     }
 
-    /// Puts pages on the slots of `run`, which are installing: pages that are mapped now, if they
-    /// stay in that `state`, or that are to be filled.
-    pub(super) fn installed(
-        &mut self,
-        run: Range<usize>,
-        pages: impl Iterator<Item = Page>,
-        state: State,
-    ) {
+    /// Puts pages on the slots of `run`, which are installing, and stay so.
+    pub(super) fn installed(&mut self, run: Range<usize>, pages: impl Iterator<Item = Page>) {
         for ((_, slot), page) in self.slots(run).zip(pages) {
-            slot.put(page, state);
+            slot.put(page, State::Installing);
         }
     }
 
@@ -625,19 +624,19 @@ impl PageTable {
         }
     }
 
-    /// installing -> in use for all of `range`.
-    pub(super) fn finish_install(&mut self, range: Range<usize>) {
+    /// installing -> in use, or filling, for all of `range`: that is `state`.
+    pub(super) fn finish_install(&mut self, range: Range<usize>, state: State) {
         for (_, slot) in self.slots(range) {
             if slot.state() == State::Installing {
-                slot.set_state(State::InUse);
+                slot.set_state(state);
             }
         }
     }
 
-    /// installing, filling -> absent for all of `range`; the pages that were there go to `pages`.
+    /// installing -> absent for all of `range`; the pages that were there go to `pages`.
     pub(super) fn abort_install(&mut self, range: Range<usize>, pages: &mut KVec<Page>) {
         for (_, slot) in self.slots(range) {
-            if !matches!(slot.state(), State::Installing | State::Filling) {
+            if slot.state() != State::Installing {
                 continue;
             }
             if let Some(page) = slot.take(State::Absent) {
@@ -655,8 +654,8 @@ impl PageTable {
         // Most buffers lie on one page.
         if range.len() == 1 {
             if let Some(slot) = self.slot(range.start).filter(|slot| slot.make_idle()) {
-                // SAFETY: The chunks are pinned, and are freed only after teardown, which unlinks all
-                // slots. A slot has a page, whose node never changes, until it is unlinked.
+                // SAFETY: The chunks are pinned, and are freed only after teardown, which unlinks
+                // all slots. A slot has a page, whose node never changes, until it is unlinked.
                 unsafe { lru.add(slot) };
             }
             return;

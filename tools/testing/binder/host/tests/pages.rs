@@ -12,15 +12,26 @@ use binder_alloc_host::process::{
     Lru,
     Process, //
 };
-use kernel::page::PAGE_SIZE;
+use kernel::page::{
+    before_next,
+    PAGE_SIZE, //
+};
 use proptest::{
     collection::vec,
     prelude::*,
     test_runner::TestRunner, //
 };
-use std::sync::atomic::{
-    AtomicUsize,
-    Ordering::Relaxed, //
+use std::{
+    sync::{
+        atomic::{
+            AtomicUsize,
+            Ordering::Relaxed, //
+        },
+        mpsc,
+        Arc, //
+    },
+    thread,
+    time::Duration, //
 };
 
 fn op() -> impl Strategy<Value = Op> {
@@ -138,4 +149,29 @@ fn a_busy_area_does_not_keep_another_from_being_scanned() {
     );
     busy.finish().check();
     other.finish().check();
+}
+
+/// Two buffers share a page. The sender of the small one doesn't wait until all of the large one is
+/// there.
+#[test]
+fn nobody_waits_for_all_of_a_large_buffer() {
+    let process = Arc::new(Process::new(&Lru::new(), 16, true));
+    let (sender, receiver) = mpsc::channel();
+    let other = process.clone();
+    before_next(move || {
+        let small = other.clone();
+        let thread = thread::spawn(move || sender.send(small.reserve(8)).unwrap());
+        let small = receiver.recv_timeout(Duration::from_secs(10));
+        let small = small
+            .expect("the sender of the small buffer waits")
+            .unwrap();
+        thread.join().unwrap();
+        assert_eq!(small.bytes().start, 8 * PAGE_SIZE + 8);
+        other.touch(&small, 1);
+        other.release(small);
+    });
+    let large = process.reserve(8 * PAGE_SIZE + 8).unwrap();
+    process.touch(&large, 2);
+    process.release(large);
+    Arc::into_inner(process).unwrap().finish().check();
 }

@@ -60,8 +60,20 @@ unsafe impl Send for Page {}
 // SAFETY: As the kernel's.
 unsafe impl Sync for Page {}
 
+std::thread_local! {
+    static NEXT: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+}
+
+/// Has the next allocation of pages by this thread begin with `f`.
+pub fn before_next(f: impl FnOnce() + 'static) {
+    NEXT.with(|next| *next.borrow_mut() = Some(Box::new(f)));
+}
+
 impl Page {
     pub fn alloc_split(order: u32, flags: Flags) -> Result<SplitPages, AllocError> {
+        if let Some(f) = NEXT.with(RefCell::take) {
+            f();
+        }
         alloc::allocate()?;
         let pages = (0..1 << order).map(|_| Self::new(flags));
         Ok(pages.collect::<Result<Vec<_>, _>>()?.into_iter())
