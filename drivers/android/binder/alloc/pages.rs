@@ -80,7 +80,6 @@ pub(crate) type IdleLru = ListLru<Slot>;
 
 /// What state a page is in; the module documentation has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
 pub(super) enum State {
     Absent,
     Installing,
@@ -90,9 +89,21 @@ pub(super) enum State {
     Filling,
 }
 
-/// The low bits of a page pointer, which hold the state.
-const STATE_MASK: usize = 7;
+/// The low bits of a page pointer, which hold the state. On 32-bit machines there are no more.
+const STATE_MASK: usize = 3;
 const _: () = assert!(align_of::<kernel::bindings::page>() > STATE_MASK);
+
+impl State {
+    /// What stands in the low bits. States with a page have the same bits as others without.
+    const fn bits(self) -> usize {
+        match self {
+            State::Absent | State::InUse => 0,
+            State::Isolated | State::Idle => 1,
+            State::Filling => 2,
+            State::Installing => 3,
+        }
+    }
+}
 
 /// The place of one page of an area: its state, the page if there is one, its link in the LRU.
 ///
@@ -135,19 +146,19 @@ impl Slot {
         // INVARIANT: Absent, without a page, and not linked.
         pin_init!(Self {
             links <- LruLinks::new(),
-            word: Cell::new(State::Absent as usize),
+            word: Cell::new(State::Absent.bits()),
         })
     }
 
     fn state(&self) -> State {
-        match self.word.get() & STATE_MASK {
-            0 => State::Absent,
-            1 => State::Installing,
-            2 => State::InUse,
-            3 => State::Idle,
-            4 => State::Isolated,
-            // By the type invariants there is no other value.
-            _ => State::Filling,
+        // By the type invariants there are no other values.
+        match (self.word.get() & STATE_MASK, self.raw_page().is_some()) {
+            (0, true) => State::InUse,
+            (0, false) => State::Absent,
+            (1, true) => State::Idle,
+            (1, false) => State::Isolated,
+            (2, _) => State::Filling,
+            _ => State::Installing,
         }
     }
 
@@ -193,7 +204,7 @@ impl Slot {
     /// Changes the state; the page stays what it is.
     fn set_state(&self, state: State) {
         let page = self.word.get() & !STATE_MASK;
-        self.word.set(page | state as usize);
+        self.word.set(page | state.bits());
     }
 
     /// Puts `page` on the slot, which has none.
@@ -201,14 +212,14 @@ impl Slot {
         debug_assert!(self.raw_page().is_none());
         // INVARIANT: The slot takes up the ownership of the page.
         let raw = page.into_raw().as_ptr() as usize;
-        self.word.set(raw | state as usize);
+        self.word.set(raw | state.bits());
     }
 
     /// Takes the page off the slot, which isn't linked.
     fn take(&self, state: State) -> Option<Page> {
         let raw = self.raw_page();
         // INVARIANT: The slot gives up the ownership of the page.
-        self.word.set(state as usize);
+        self.word.set(state.bits());
         // SAFETY: The slot owned the page, and has just forgotten it.
         raw.map(|raw| unsafe { Page::from_raw(raw) })
     }
