@@ -125,7 +125,10 @@ impl Window {
                     0 => Err((ESRCH, 0)),
                     n => mixed
                         .vm_insert_pages(self.address(run.start), &pages[done..done + n])
-                        .map(|()| n),
+                        .map(|()| n)
+                        // The addresses are right, so this is how C says that there is no memory
+                        // for the upper page tables.
+                        .map_err(|(err, n)| (if err == EFAULT { ENOMEM } else { err }, n)),
                 },
             };
             match mapped {
@@ -152,7 +155,9 @@ impl Window {
             let mut n = 0;
             if let Some(vma) = lock.vma(address) {
                 n = self.mapped_by(vma, area, run.start, &run).len();
-                vma.zap_vma_range(address, n * PAGE_SIZE);
+                if n != 0 {
+                    vma.zap_vma_range(address, n * PAGE_SIZE);
+                }
             }
             // If there are none, nothing of ours is mapped there.
             run.start += max(n, 1);
