@@ -64,7 +64,7 @@ use kernel::{
 
 use crate::allocation::AllocationInfo;
 
-#[cfg(any(CONFIG_KUNIT, host_test))]
+#[cfg(any(CONFIG_KUNIT = "y", host_test))]
 pub(crate) mod cases;
 mod install;
 mod oneway;
@@ -72,7 +72,7 @@ mod pages;
 mod ranges;
 pub(crate) mod reclaim;
 mod slots;
-#[cfg(CONFIG_KUNIT)]
+#[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 mod vma;
 
