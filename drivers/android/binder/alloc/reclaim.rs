@@ -26,8 +26,8 @@ use super::{
 /// Scans `sc.nr_to_scan()` slots of the LRU of `sc`, and frees the pages that are idle.
 ///
 /// What it looked at goes into `sc.nr_scanned()`; that can be more than it was asked to look at,
-/// because of the neighbours. The neighbours belong to the same process, but if that has moved to
-/// another memory cgroup since, they may be charged to the other one.
+/// because of the neighbours. The neighbours belong to the same process, but may lie on another
+/// node, and may be charged to another memory cgroup if the process has moved since.
 ///
 /// # Context
 ///
@@ -108,7 +108,8 @@ impl Area {
         let group = base..base + GROUP;
         let mapping = match &mm {
             Some(mm) => window.try_lock(mm, self, index, &group),
-            // The process has gone, and with it its mappings.
+            // Nobody can map a page any more. What the end of the process hasn't unmapped yet is
+            // kept by the references of the mapping until then.
             None => Some(Mapping::Nothing(group.clone())),
         };
 
