@@ -17,7 +17,7 @@
 //! | `counts`, `scans` | how often the shrinker was called |
 //! | `scanned`, `freed` | how many objects it counted as looked at, and freed |
 
-use core::ops::Range;
+use core::{cmp::min, ops::Range};
 use kernel::{
     debugfs::{
         Reader,
@@ -210,7 +210,9 @@ impl Shrinker for Cache {
 
         stack_pin_init!(let dispose = ArcDisposeList::new());
         let held = cache.held.load(Relaxed);
-        let mut left = sc.nr_to_scan();
+        // Debugfs may ask for any number, and what is rotated would be met again.
+        let wanted = min(sc.nr_to_scan(), cache.lru.count(sc));
+        let mut left = wanted;
         cache.lru.walk(sc, &mut left, |cursor| {
             if held {
                 cursor.rotate()
@@ -226,7 +228,7 @@ impl Shrinker for Cache {
         }
         cache.freed.fetch_add(freed, Relaxed);
 
-        let scanned = (sc.nr_to_scan() - left) * cache.cost.load(Relaxed) as usize;
+        let scanned = (wanted - left).saturating_mul(cache.cost.load(Relaxed) as usize);
         cache.scanned.fetch_add(scanned, Relaxed);
         sc.set_nr_scanned(scanned);
         if scanned == 0 {
