@@ -2162,7 +2162,7 @@ impl<T: HasLruEntry> PinnedDrop for ArcDisposeList<T> {
 mod tests {
     use super::*;
     use crate::{
-        memcontrol::tests::root,
+        memcontrol::tests::{pay_for_slabs, root},
         prelude::*,
         shrinker::{
             tests::{
@@ -2553,7 +2553,7 @@ mod tests {
         {
             // SAFETY: The list is initialized.
             let memcg_aware = unsafe { (*lru.lru.get()).memcg_aware };
-            assert_eq!(memcg_aware, shrinker.is_memcg_aware());
+            assert_eq!(memcg_aware, pay_for_slabs());
         }
 
         // A page that nobody is charged for: C would follow a null pointer.

@@ -469,6 +469,17 @@ pub(crate) mod tests {
         MemCgroup::from_mm(unsafe { Mm::from_raw(&raw const bindings::init_mm) })
     }
 
+    /// Whether memcgs pay for slab objects, which is what a shrinker that is aware of them needs.
+    pub(crate) fn pay_for_slabs() -> bool {
+        #[cfg(CONFIG_MEMCG)]
+        // SAFETY: There are no requirements.
+        let is_disabled = unsafe { bindings::mem_cgroup_kmem_disabled() };
+        #[cfg(not(CONFIG_MEMCG))]
+        let is_disabled = true;
+
+        root().is_some() && !is_disabled
+    }
+
     #[test]
     fn references() {
         let Some(root) = root() else { return };
