@@ -15,6 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How long one process waits for another, also on a machine with much other work.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Runs `body` in a new process, which ends with the status that it returns.
 ///
 /// Only called while this process has one thread.
@@ -87,7 +90,7 @@ pub struct Peer {
 impl Peer {
     pub fn spawn(body: impl FnOnce(&mut Link) -> Outcome) -> Outcome<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        ours.set_read_timeout(Some(Duration::from_secs(8)))?;
+        ours.set_read_timeout(Some(PATIENCE))?;
         let raw = std::os::fd::AsRawFd::as_raw_fd(&ours);
         let pid = fork(|| {
             // Close the parent's end, or the child would not see the parent go.
@@ -119,7 +122,7 @@ impl Peer {
 
     /// Waits until the child ended.
     pub fn wait(&mut self) -> Outcome<WaitStatus> {
-        match wait_for(self.pid, Duration::from_secs(8)) {
+        match wait_for(self.pid, PATIENCE) {
             Some(status) => {
                 self.alive = false;
                 Ok(status)
@@ -128,9 +131,15 @@ impl Peer {
         }
     }
 
+    /// Kills the child. Fails if it had failed by itself before.
     pub fn kill(&mut self) -> Outcome {
         self.signal(Signal::KILL)?;
-        self.wait()?;
+        let status = self.wait()?;
+        if status.exit_status() != Some(0)
+            && status.terminating_signal() != Some(Signal::KILL.as_raw())
+        {
+            crate::fail!("child {} ended with {status:?}", self.pid.as_raw_nonzero());
+        }
         Ok(())
     }
 }

@@ -60,6 +60,12 @@ pub fn run(tests: &[&Test]) -> bool {
     // Orphans of a test come to us, so that none of them outlives its test unseen.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     println!("TAP version 13\n1..{}", tests.len());
+    if shrinker::need().is_err() {
+        note!("no android-binder shrinker in debugfs: idle pages that stay behind won't be seen");
+    }
+    if !shrinker::has_stats() {
+        note!("no stats in binder_logs: buffers that stay behind won't be seen");
+    }
     let mut failed = 0;
     for (index, test) in tests.iter().enumerate() {
         let before = State::now();
@@ -132,7 +138,7 @@ fn run_one(test: &Test, index: usize) -> Verdict {
 fn end_group(group: Pid) -> bool {
     let _ = kill_process_group(group, Signal::CONT);
     let _ = kill_process_group(group, Signal::KILL);
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(20);
     while let Ok(reaped) = waitpgid(group, WaitOptions::NOHANG) {
         if reaped.is_none() {
             if Instant::now() > until {
@@ -160,9 +166,9 @@ impl State {
         }
     }
 
-    /// The driver releases processes in a work queue: give it two seconds.
+    /// The driver releases processes in a work queue: give it some time.
     fn settled(&self) -> Result<(), String> {
-        let until = Instant::now() + Duration::from_secs(2);
+        let until = Instant::now() + Duration::from_secs(10);
         loop {
             let now = State::now();
             if now.taint != self.taint {

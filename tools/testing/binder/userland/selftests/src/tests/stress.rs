@@ -124,14 +124,15 @@ fn four_clients_four_servers(bench: &Bench) -> Outcome {
 
 fn four_clients_four_servers_under_the_shrinker(bench: &Bench) -> Outcome {
     shrinker::need()?;
-    let _shrinker = Peer::spawn(|_| {
+    let mut shrinker = Peer::spawn(|_| {
         let mut round = 0;
         loop {
             round += 1;
             shrinker::scan_each(1 + round % 100);
         }
     })?;
-    four_against_four(bench)
+    four_against_four(bench)?;
+    shrinker.kill()
 }
 
 fn processes_come_and_go(bench: &Bench) -> Outcome {
