@@ -8,7 +8,7 @@ use crate::{
 };
 use binder_raw::{
     binder::{Device, MIB, PAGE},
-    outcome::{Context, Outcome},
+    outcome::{skip, Context, Outcome},
     uapi::{BR_TRANSACTION, BR_TRANSACTION_COMPLETE, TF_ONE_WAY},
 };
 use std::{
@@ -75,6 +75,21 @@ impl App {
         let entries = entries.chunks_exact(ENTRY);
         Ok(entries.filter(|entry| entry[ENTRY - 1] & 0x80 != 0).count())
     }
+}
+
+/// Skips a load that can't do without cgroups, in which memory is counted and reclaimed, or without a look at
+/// which pages are there.
+pub fn need() -> Outcome {
+    let controllers = fs::read_to_string(Group::root().join("cgroup.subtree_control"));
+    let counts_memory =
+        controllers.is_ok_and(|list| list.split_whitespace().any(|c| c == "memory"));
+    if !counts_memory || !Group::root().join("memory.reclaim").exists() {
+        return skip("no cgroup2 on /sys/fs/cgroup with memory in its cgroup.subtree_control");
+    }
+    if !Path::new("/proc/self/pagemap").exists() {
+        return skip("no /proc/PID/pagemap");
+    }
+    Ok(())
 }
 
 /// Pages that all the apps have.

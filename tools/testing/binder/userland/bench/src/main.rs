@@ -25,8 +25,12 @@ mod throughput_test;
 mod trace;
 mod wire;
 
-use binder_raw::outcome::{Outcome, Stop};
+use binder_raw::{
+    fail,
+    outcome::{skip, Outcome, Stop},
+};
 use clap::{Args, Parser};
+use loads::Load;
 use record::{Cannot, Report};
 use std::{
     fs,
@@ -39,7 +43,7 @@ use std::{
 /// Measures what Binder's buffers cost.
 #[derive(Parser)]
 enum Command {
-    /// Measure, and print JSON. Needs root, binderfs, debugfs and cgroup2
+    /// Measure, and print JSON. Needs root and binderfs; loads that need more say so where they can't be done
     Measure(Options),
     /// Compare what was measured on three kernels
     Table {
@@ -98,6 +102,9 @@ struct Options {
     stay: bool,
 }
 
+/// What a test says that can't be run, as in the kernel's selftests.
+const SKIPPED: u8 = 4;
+
 /// What a load is to do.
 pub struct Plan {
     /// How often to do what is measured.
@@ -116,7 +123,9 @@ fn main() -> ExitCode {
         Command::Check {
             folder, baseline, ..
         } => baseline::check(&folder, &baseline),
-        Command::ThroughputTest(options) => throughput_test::run(&options),
+        Command::ThroughputTest(options) => {
+            need_binderfs().and_then(|()| throughput_test::run(&options))
+        }
         Command::Record {
             file,
             program,
@@ -127,25 +136,24 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Stop::Fail(why) | Stop::Skip(why)) => {
+        Err(Stop::Fail(why)) => {
             eprintln!("binder-bench: {why}");
             ExitCode::FAILURE
+        }
+        Err(Stop::Skip(why)) => {
+            eprintln!("binder-bench: {why}");
+            ExitCode::from(SKIPPED)
         }
     }
 }
 
 fn measure(options: &Options) -> Outcome {
-    let wanted = |name: &str| {
-        options.filters.is_empty()
-            || options
-                .filters
-                .iter()
-                .any(|part| name.contains(part.as_str()))
-    };
     if options.list {
         loads::ALL.iter().for_each(|load| println!("{}", load.name));
         return Ok(());
     }
+    let loads = chosen(&options.filters)?;
+    need_binderfs()?;
     if options.instructions {
         clock::count_instructions();
     }
@@ -162,22 +170,63 @@ fn measure(options: &Options) -> Outcome {
         phases: Vec::new(),
         cannot: Vec::new(),
     };
-    for load in loads::ALL.iter().filter(|load| wanted(load.name)) {
+    let failed = run(&loads, &plan, &mut report);
+    report.phases = phase::take();
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    if !failed.is_empty() {
+        fail!(
+            "{} of {} loads failed: {}",
+            failed.len(),
+            loads.len(),
+            failed.join(", ")
+        );
+    }
+    if report.figures.is_empty() {
+        return skip("nothing can be measured here");
+    }
+    Ok(())
+}
+
+fn need_binderfs() -> Outcome {
+    if !Path::new("/dev/binderfs/binder-control").exists() {
+        fail!("no binderfs on /dev/binderfs; do: mount -t binder binder /dev/binderfs");
+    }
+    Ok(())
+}
+
+/// The loads that have one of the words in their names; all if there are no words.
+fn chosen(words: &[String]) -> Outcome<Vec<&'static Load>> {
+    let has = |load: &Load, word: &String| load.name.contains(word.as_str());
+    for word in words {
+        if !loads::ALL.iter().any(|load| has(load, word)) {
+            fail!("no load is called '{word}'; --list names them");
+        }
+    }
+    let is_chosen = |load: &&Load| words.is_empty() || words.iter().any(|word| has(load, word));
+    Ok(loads::ALL.iter().filter(is_chosen).collect())
+}
+
+/// Does the loads, each whatever became of those before. Returns the names of those that failed.
+fn run(loads: &[&Load], plan: &Plan, report: &mut Report) -> Vec<&'static str> {
+    let mut failed = Vec::new();
+    for load in loads {
         eprintln!("{}", load.name);
         // What the one before has left the kernel to do is done by then.
         thread::sleep(Duration::from_millis(500));
-        match (load.run)(&plan, &mut report.figures) {
+        match (load.run)(plan, &mut report.figures) {
+            Ok(()) => {}
             Err(Stop::Skip(why)) => {
                 eprintln!("{}: cannot: {why}", load.name);
                 let load = load.name.replace('-', " ");
                 report.cannot.push(Cannot { load, why });
             }
-            result => result?,
+            Err(Stop::Fail(why)) => {
+                eprintln!("{}: failed: {why}", load.name);
+                failed.push(load.name);
+            }
         }
     }
-    report.phases = phase::take();
-    println!("{}", serde_json::to_string_pretty(&report)?);
-    Ok(())
+    failed
 }
 
 /// Puts the process into a memory cgroup, as a phone's apps are. Where there are none, it stays.
@@ -187,4 +236,55 @@ fn enter_cgroup() -> Outcome {
         fs::write(group.join("cgroup.procs"), "0")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::Figure;
+
+    fn load(name: &'static str, run: fn(&Plan, &mut Vec<Figure>) -> Outcome) -> Load {
+        Load { name, run }
+    }
+
+    #[test]
+    fn goes_on_after_what_cannot_be_measured() {
+        let loads = [
+            load("needs-more", |_, _| skip("it isn't there")),
+            load("breaks", |_, _| fail!("it broke")),
+            load("works", |_, figures| {
+                figures.push(Figure::one("works", "pages", 1));
+                Ok(())
+            }),
+        ];
+        let loads: Vec<_> = loads.iter().collect();
+        let mut report = Report {
+            kernel: String::new(),
+            unit: String::new(),
+            figures: Vec::new(),
+            phases: Vec::new(),
+            cannot: Vec::new(),
+        };
+        let failed = run(&loads, &Plan { repetitions: 1 }, &mut report);
+        assert_eq!(failed, ["breaks"]);
+        assert_eq!(report.figures.len(), 1);
+        let [cannot] = &report.cannot[..] else {
+            panic!("one load can't be done");
+        };
+        assert_eq!(
+            (&*cannot.load, &*cannot.why),
+            ("needs more", "it isn't there")
+        );
+    }
+
+    #[test]
+    fn knows_its_loads() {
+        let names = |words: &[&str]| -> Outcome<Vec<_>> {
+            let words: Vec<_> = words.iter().map(|word| String::from(*word)).collect();
+            Ok(chosen(&words)?.iter().map(|load| load.name).collect())
+        };
+        assert!(names(&[]).is_ok_and(|all| all.len() == loads::ALL.len()));
+        assert!(names(&["trip", "throughput"]).is_ok_and(|two| two == ["round-trip", "throughput"]));
+        assert!(names(&["trip", "nonsense"]).is_err());
+    }
 }

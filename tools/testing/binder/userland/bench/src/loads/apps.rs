@@ -49,6 +49,7 @@ pub fn one_of_many(_: &Plan, figures: &mut Vec<Figure>) -> Outcome {
 }
 
 fn start(count: usize) -> Outcome<Vec<App>> {
+    app::need()?;
     let apps = App::start_all(count, PAGES)?;
     check_eq!(app::resident(&apps)?, count * PAGES, "idle pages");
     Ok(apps)

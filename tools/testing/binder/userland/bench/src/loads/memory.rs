@@ -10,10 +10,10 @@ use crate::{
 };
 use binder_raw::{
     binder::{Device, MIB, PAGE},
-    outcome::{Context, Outcome},
+    outcome::{skip, Context, Outcome},
     uapi::{BR_TRANSACTION, BR_TRANSACTION_COMPLETE},
 };
-use std::{fs, thread::sleep, time::Duration};
+use std::{fs, path::Path, thread::sleep, time::Duration};
 
 /// What libbinder maps: 254 pages.
 const MAPPING: usize = MIB - 2 * PAGE;
@@ -29,7 +29,16 @@ const NOT_BINDER: &[&str] = &[
     "filp",
 ];
 
+/// A folder for each cache of objects, with the file "shrink".
+const CACHES: &str = "/sys/kernel/slab";
+const SLABINFO: &str = "/proc/slabinfo";
+
 pub fn run(_: &Plan, figures: &mut Vec<Figure>) -> Outcome {
+    for path in [CACHES, SLABINFO] {
+        if !Path::new(path).exists() {
+            return skip(&format!("no {path}"));
+        }
+    }
     // Whatever is set up once, is.
     touched(4 * PAGE)?;
     for (pages, what) in [
@@ -101,12 +110,12 @@ fn settled() -> Outcome<i64> {
 /// Bytes of objects from slabs, of larger ones, and of vmalloc.
 fn used() -> Outcome<i64> {
     // What is kept for the next allocation counts as used, unless it is given back.
-    for cache in fs::read_dir("/sys/kernel/slab")?.flatten() {
+    for cache in fs::read_dir(CACHES)?.flatten() {
         let _ = fs::write(cache.path().join("shrink"), "1");
     }
     let (mut objects, mut pages) = (0, 0);
-    for slab in fs::read_to_string("/proc/slabinfo")
-        .context("slabinfo")?
+    for slab in fs::read_to_string(SLABINFO)
+        .context(SLABINFO)?
         .lines()
         .filter_map(Slab::parse)
     {
