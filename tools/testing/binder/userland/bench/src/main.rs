@@ -50,6 +50,13 @@ enum Command {
         /// The folder with the results of `lab/bench`
         folder: PathBuf,
     },
+    /// Fail if what is to be the same in two runs differs by 1 % or more
+    Compare {
+        /// The folder with the results of `lab/bench`
+        folder: PathBuf,
+        /// The same of another run
+        other: PathBuf,
+    },
     /// Fail if costs next to those of the better peer have grown since the baseline was written
     Check {
         /// The folder with the results of `lab/bench`
@@ -115,6 +122,7 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Measure(options) => measure(&options),
         Command::Table { folder } => table::print(&folder),
+        Command::Compare { folder, other } => results::compare(&folder, &other),
         Command::Check {
             folder,
             baseline,

@@ -8,7 +8,12 @@ use binder_raw::{
     outcome::{Context, Outcome},
 };
 use hdrhistogram::Histogram;
-use std::{fs, iter, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Formatter},
+    fs, iter,
+    path::Path,
+};
 
 /// The kernels, by the names that their results have: ours first.
 pub const KERNELS: [&str; 3] = ["ours", "c", "rust"];
@@ -344,41 +349,100 @@ pub fn reports(folder: &Path, kernel: &str) -> Outcome<Vec<(Source, Report)>> {
     Ok(reports)
 }
 
+/// What was counted in instructions, by load and kernel.
+type Counted = BTreeMap<String, f64>;
+
+/// How far two runs lie apart in what is to be the same.
+struct Apart {
+    figures: usize,
+    percent: f64,
+    name: String,
+}
+
+impl Apart {
+    /// By so many per cent, they may.
+    const TOLERANCE: f64 = 1.0;
+
+    fn between(one: &Counted, other: &Counted) -> Outcome<Self> {
+        let figures = one.len();
+        let (mut percent, mut name) = (0.0, "none");
+        for load in one.keys().chain(other.keys()) {
+            let (Some(one), Some(other)) = (one.get(load), other.get(load)) else {
+                fail!("{load}: measured once, not twice");
+            };
+            let difference = (one / other - 1.0).abs() * 100.0;
+            if difference > percent {
+                (percent, name) = (difference, load);
+            }
+        }
+        let name = name.into();
+        Ok(Apart {
+            figures,
+            percent,
+            name,
+        })
+    }
+}
+
+impl Display for Apart {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "of {} figures in instructions, none differs by more than {:.2} % ({})",
+            self.figures, self.percent, self.name
+        )
+    }
+}
+
 /// How far two boots of the same kernel lie apart in what is counted, if there were two.
 ///
 /// # Errors
 ///
 /// Fails if one of them can't be read.
 pub fn again(folder: &Path) -> Outcome<Option<String>> {
-    let (mut figures, mut largest) = (0, (0.0, String::new()));
-    for kernel in KERNELS {
+    let [mut first, mut again] = [Counted::new(), Counted::new()];
+    for (kernel, head) in iter::zip(KERNELS, HEADS) {
         let path = folder.join(format!("again-{kernel}.json"));
         if !path.exists() {
             return Ok(None);
         }
-        let again = read(&path)?.figures;
-        let first = read(&folder.join(format!("icount-{kernel}.json")))?.figures;
-        for figure in first.iter().filter(|figure| figure.unit == "instructions") {
-            let Some(other) = again.iter().find(|other| other.load == figure.load) else {
-                fail!("{}: measured once, not twice", figure.load);
-            };
-            figures += 1;
-            let difference = (figure.median / other.median - 1.0).abs() * 100.0;
-            if difference > largest.0 {
-                largest = (difference, format!("{}, {kernel}", figure.load));
-            }
-        }
+        let counted = |report: Report| {
+            let figures = report.figures.into_iter();
+            let figures = figures.filter(|figure| figure.unit == "instructions");
+            figures.map(move |figure| (format!("{}, {head}", figure.load), figure.median))
+        };
+        again.extend(counted(read(&path)?));
+        first.extend(counted(read(
+            &folder.join(format!("icount-{kernel}.json")),
+        )?));
     }
-    let (percent, load) = largest;
-    let which = if load.is_empty() {
-        "no load".into()
-    } else {
-        load
+    let apart = Apart::between(&first, &again)?;
+    Ok(Some(format!("Each kernel was booted twice: {apart}")))
+}
+
+/// Compares two runs of all that is to be the same, and prints how far they lie apart.
+///
+/// # Errors
+///
+/// Fails if that is too far, or if they can't be compared.
+pub fn compare(folder: &Path, other: &Path) -> Outcome {
+    let counted = |folder| -> Outcome<Counted> {
+        let rows = rows(folder)?;
+        let rows = rows
+            .iter()
+            .filter(|row| row.source.is_exact() && row.unit == "instructions");
+        let figures = rows.flat_map(|row| {
+            iter::zip(HEADS, &row.cells)
+                .filter_map(|(head, cell)| Some((format!("{}, {head}", row.load), cell.median()?)))
+        });
+        Ok(figures.collect())
     };
-    Ok(Some(format!(
-        "Each kernel was booted twice: of {figures} figures in instructions, none differs by more than \
-         {percent:.2} % ({which})"
-    )))
+    let apart = Apart::between(&counted(folder)?, &counted(other)?)?;
+    println!("Of two runs: {apart}");
+    if apart.figures == 0 || apart.percent >= Apart::TOLERANCE {
+        fail!("they are to differ by less than {} %", Apart::TOLERANCE);
+    }
+    Ok(())
 }
 
 /// What counts of a figure: of latencies, the worst.
@@ -417,4 +481,31 @@ fn parts(report: &Report, profile: &str) -> Vec<Figure> {
         }
     }
     figures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made_up::Folder;
+
+    /// Whether two runs agree, when a text of ours that was counted is another in the second.
+    fn agree(text: &str, other: &str) -> bool {
+        let (one, two) = (Folder::new(), Folder::new());
+        let path = two.path().join("icount-ours.json");
+        let old = fs::read_to_string(&path).unwrap();
+        assert!(old.contains(text));
+        fs::write(&path, old.replace(text, other)).unwrap();
+        compare(one.path(), two.path()).is_ok()
+    }
+
+    #[test]
+    fn compares_two_runs() {
+        assert!(agree("\"median\":110.0", "\"median\":110.0"));
+        assert!(agree("\"median\":110.0", "\"median\":111.0"));
+        assert!(!agree("\"median\":110.0", "\"median\":112.0"));
+        assert!(!agree("\"median\":110.0", "\"median\":108.0"));
+        assert!(!agree("round trip: 4 KiB", "round trip: 5 KiB"));
+        // What isn't counted in instructions may differ.
+        assert!(agree("\"median\":210.0", "\"median\":420.0"));
+    }
 }
