@@ -75,6 +75,10 @@ bench: ## costs next to those of the C driver and of upstream's Rust driver; rep
 bench-check: ## fail if what can be counted exactly costs over 3 % more than it did
 	@$(LAB)/bench check
 
+.PHONY: bench-compare
+bench-compare: ## fail if the last two runs of bench differ by 1 % in what is to be the same
+	@$(LAB)/bench compare
+
 .PHONY: bench-publish
 bench-publish: ## put what bench measured last into README.md and the documentation
 	@$(LAB)/bench publish
