@@ -2,10 +2,7 @@
 
 //! What options of the kernel's configuration make of some loads, for the drivers in Rust.
 
-use crate::{
-    results::{self, Source},
-    table,
-};
+use crate::{results, table};
 use binder_page::escape;
 use binder_raw::outcome::Outcome;
 use std::{collections::HashMap, path::Path};
@@ -38,7 +35,7 @@ fn rows(folder: &Path) -> Outcome<Vec<Row>> {
         kernels.push(figures);
     }
     let ours = results::rows(folder)?;
-    let counted = ours.iter().filter(|row| row.source != Source::Time);
+    let counted = ours.iter().filter(|row| row.source.is_exact());
     Ok(counted
         .filter_map(|row| {
             let figures = kernels.iter().map(|figures| figures.get(&row.load));

@@ -5,8 +5,7 @@
 
 use crate::{
     options, plot,
-    report::circumstances,
-    results::{self, Cell, Row, Source, HEADS},
+    results::{self, circumstances, Cell, Row, Source, HEADS},
     table::{self, number, ratio},
 };
 use binder_raw::{
@@ -48,14 +47,13 @@ pub fn publish(folder: &Path, top: &Path) -> Outcome {
     replace(&top.join("README.md"), &readme)?;
     let svg = svg(&headline).context("the plot")?;
     fs::write(top.join("tools/testing/binder/bench/costs.svg"), svg)?;
-    let is_emulated = term(folder, "Two CPUs") == "emulated";
-    let (shown, left_out): (Vec<_>, Vec<_>) = rows
+    let (left_out, shown): (Vec<_>, Vec<_>) = rows
         .into_iter()
-        .partition(|row| !(is_emulated && row.source == Source::Time));
+        .partition(|row| row.source == Source::Emulated);
     let mut text = said;
     if !left_out.is_empty() {
         text += &format!(
-            " {} rows for\ntwo CPUs, which were emulated, are left out.",
+            "\n{} rows for two CPUs are left out: the CPUs were emulated.",
             left_out.len()
         );
     }

@@ -13,9 +13,6 @@ use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
 
 const CSS: &str = include_str!("report.css");
 
-/// Lines "Term: text" on the run, by `lab/bench`.
-const CIRCUMSTANCES: &str = "circumstances.txt";
-
 /// Writes index.html into the folder.
 pub fn write(folder: &Path) -> Outcome {
     let html = page(folder)?;
@@ -31,7 +28,10 @@ fn page(folder: &Path) -> Outcome<String> {
     html.push_str(
         "<p class=\"soft\">Our allocator, next to the C driver and to the Rust driver of the same \
          kernel as it is without us. Less is better, unless it says otherwise. The ratio is our \
-         figure by the peer's (where more is better, the peer's by ours): below 1, ours is better.</p>\n",
+         figure by the peer's (where more is better, the peer's by ours): below 1, ours is better. Of \
+         several runs, figures and ratios are the median; ratios are taken pair by pair, in the order in \
+         which the runs took turns, and the spread is their least and their largest. A goal is the largest \
+         ratio that is aimed for.</p>\n",
     );
     terms(&mut html, folder)?;
     html.push_str("<h2>Loads</h2>\n");
@@ -62,6 +62,7 @@ fn verdict(html: &mut String, rows: &[Row]) -> Outcome {
         Standing::Even,
         Standing::Unclear,
         Standing::Alone,
+        Standing::Emulated,
         Standing::Missing,
     ] {
         if count(standing) > 0 {
@@ -72,17 +73,8 @@ fn verdict(html: &mut String, rows: &[Row]) -> Outcome {
     Ok(())
 }
 
-/// What the script that measured says of the run; of what was measured by hand, nothing.
-pub fn circumstances(folder: &Path) -> Vec<(String, String)> {
-    let text = fs::read_to_string(folder.join(CIRCUMSTANCES)).unwrap_or_default();
-    let terms = text.lines().filter_map(|line| line.split_once(": "));
-    terms
-        .map(|(term, text)| (term.into(), text.into()))
-        .collect()
-}
-
 fn terms(html: &mut String, folder: &Path) -> Outcome {
-    let mut terms: Vec<_> = circumstances(folder)
+    let mut terms: Vec<_> = results::circumstances(folder)
         .iter()
         .map(|(term, text)| (escape(term), escape(text)))
         .collect();
@@ -176,7 +168,8 @@ fn table(html: &mut String, rows: &[Row]) -> Outcome {
     for row in rows {
         for (cell, head) in row.cells.iter().zip(HEADS) {
             if let Cell::Cannot(why) = cell {
-                whys.insert(format!("{}, {head}: cannot: {why}", row.name()));
+                let load = row.load.split(": ").next().unwrap_or_default();
+                whys.insert(format!("{load}, {head}: cannot: {why}"));
             }
         }
     }
@@ -220,7 +213,10 @@ fn latencies(html: &mut String, rows: &[Row]) -> Outcome {
 }
 
 fn plots(html: &mut String, rows: &[Row]) -> Outcome {
-    html.push_str("<h2>Plots</h2>\n");
+    html.push_str(
+        "<h2>Plots</h2>\n<p class=\"soft\">A line for each load, on a logarithmic scale: the same distance \
+         is the same ratio everywhere. What grows with the number of buffers, on a scale from 0.</p>\n",
+    );
     for (name, rows) in groups(rows) {
         let how = match rows[0].source {
             Source::Profile => "counted in the allocator itself, by the emulator",
@@ -229,6 +225,9 @@ fn plots(html: &mut String, rows: &[Row]) -> Outcome {
                 "one emulated CPU; the worst of each run, median and range of the runs"
             }
             Source::Time => "median and range of the runs; of latencies, the worst of each",
+            Source::Emulated => {
+                "emulated, so no times; median and range of the runs; of latencies, the worst of each"
+            }
         };
         let unit = escape(&rows[0].unit());
         writeln!(
@@ -329,7 +328,11 @@ mod tests {
             row.contains(">cannot<") && row.contains("data-head=\"Rust\">?<"),
             "{row}"
         );
-        assert!(html.contains("one app: pages, C: cannot: its shrinker is &lt;blind&gt;"));
+        assert_eq!(
+            html.matches("one app, C: cannot: its shrinker is &lt;blind&gt;")
+                .count(),
+            1
+        );
     }
 
     #[test]

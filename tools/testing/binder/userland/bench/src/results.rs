@@ -90,6 +90,8 @@ pub enum Source {
     Latency,
     /// Two CPUs, several runs.
     Time,
+    /// The same on CPUs that are emulated, which tells more about the emulator than about the driver.
+    Emulated,
 }
 
 impl Source {
@@ -97,6 +99,27 @@ impl Source {
     pub fn is_exact(self) -> bool {
         matches!(self, Source::Profile | Source::Count)
     }
+
+    /// What the name of a row says of them.
+    fn cpus(self) -> &'static str {
+        match self {
+            Source::Time => ", 2 CPUs",
+            Source::Emulated => ", 2 emulated CPUs",
+            _ => "",
+        }
+    }
+}
+
+/// Lines "Term: text" on the run, by `lab/bench`.
+const CIRCUMSTANCES: &str = "circumstances.txt";
+
+/// What the script that measured says of the run; of what was measured by hand, nothing.
+pub fn circumstances(folder: &Path) -> Vec<(String, String)> {
+    let text = fs::read_to_string(folder.join(CIRCUMSTANCES)).unwrap_or_default();
+    let terms = text.lines().filter_map(|line| line.split_once(": "));
+    terms
+        .map(|(term, text)| (term.into(), text.into()))
+        .collect()
 }
 
 /// What a kernel shows for a load.
@@ -139,6 +162,8 @@ pub enum Standing {
     Lost,
     /// Runs don't agree.
     Unclear,
+    /// Nobody can tell from this.
+    Emulated,
     /// There is no peer that can do it.
     Alone,
     Missing,
@@ -151,6 +176,7 @@ impl Standing {
             Standing::Even => "even",
             Standing::Lost => "lost",
             Standing::Unclear => "unclear",
+            Standing::Emulated => "emulated",
             Standing::Alone => "only ours",
             Standing::Missing => "not measured",
         }
@@ -172,10 +198,7 @@ pub struct Row {
 impl Row {
     /// The name of the load, with what else there is to know.
     pub fn name(&self) -> String {
-        match self.source {
-            Source::Time => format!("{}, 2 CPUs", self.load),
-            _ => self.load.clone(),
-        }
+        format!("{}{}", self.load, self.source.cpus())
     }
 
     /// The unit, and whether more is better.
@@ -193,10 +216,7 @@ impl Row {
             Some((own, end)) => (own, format!("{begin}: {end}")),
             None => (rest, begin.to_string()),
         };
-        match self.source {
-            Source::Time => (format!("{group}, 2 CPUs"), own),
-            _ => (group, own),
-        }
+        (group + self.source.cpus(), own)
     }
 
     /// Our figures by those of C, run by run.
@@ -235,6 +255,7 @@ impl Row {
         }
         let all = |is: fn(&f64) -> bool| ratios.iter().all(is);
         match ratios.is_empty() {
+            _ if self.source == Source::Emulated => Standing::Emulated,
             true if self.cells[C..].contains(&Cell::Missing) => Standing::Missing,
             true => Standing::Alone,
             _ if all(|ratio| *ratio == 1.0) => Standing::Even,
@@ -246,9 +267,12 @@ impl Row {
 
     /// The goal, if there is one, and whether all runs agree that it is reached, or that it isn't.
     pub fn goal(&self) -> Option<(f64, &'static str)> {
+        let fits =
+            |goal: &&Goal| self.load.starts_with(goal.load.0) && self.load.ends_with(goal.load.1);
         let goal = GOALS
             .iter()
-            .find(|goal| self.load.starts_with(goal.load.0) && self.load.ends_with(goal.load.1))?;
+            .find(fits)
+            .filter(|_| self.source != Source::Emulated)?;
         let ratios = match goal.peer {
             Peer::C => self.to_c(),
             Peer::Better => self.to_better(),
@@ -340,7 +364,12 @@ pub fn reports(folder: &Path, kernel: &str) -> Outcome<Vec<(Source, Report)>> {
     }
     let count = read(&folder.join(format!("icount-{kernel}.json")))?;
     reports.push((Source::Count, count));
-    for (kind, source) in [("latency", Source::Latency), ("time", Source::Time)] {
+    let mut circumstances = circumstances(folder).into_iter();
+    let time = match circumstances.any(|term| term == ("Two CPUs".into(), "emulated".into())) {
+        true => Source::Emulated,
+        false => Source::Time,
+    };
+    for (kind, source) in [("latency", Source::Latency), ("time", time)] {
         let paths = (1..).map(|run| folder.join(format!("{kind}-{kernel}-{run}.json")));
         for path in paths.take_while(|path| path.exists()) {
             reports.push((source, read(&path)?));
@@ -496,6 +525,29 @@ mod tests {
         assert!(old.contains(text));
         fs::write(&path, old.replace(text, other)).unwrap();
         compare(one.path(), two.path()).is_ok()
+    }
+
+    #[test]
+    fn does_not_judge_an_emulator() {
+        let folder = Folder::new();
+        let path = folder.path().join(CIRCUMSTANCES);
+        for (text, name, standing, known) in [
+            ("with KVM", "round trip: 0 B, 2 CPUs", Standing::Unclear, 3),
+            (
+                "emulated",
+                "round trip: 0 B, 2 emulated CPUs",
+                Standing::Emulated,
+                2,
+            ),
+        ] {
+            fs::write(&path, format!("Two CPUs: {text}\n")).unwrap();
+            let Ok(rows) = rows(folder.path()) else {
+                panic!("the record can be read");
+            };
+            let row = rows.iter().find(|row| row.name() == name).unwrap();
+            assert_eq!(row.standing(), standing);
+            assert_eq!(goals(&rows).1, known);
+        }
     }
 
     #[test]
