@@ -18,7 +18,8 @@ const COLOURS: [RGBColor; 3] = [
 
 const LEGEND_HEIGHT: i32 = 24;
 const ROW_HEIGHT: i32 = 40;
-const AXIS_HEIGHT: i32 = 22;
+/// Of the numbers, and of what they are.
+const AXIS_HEIGHT: i32 = 44;
 const MARGIN: i32 = 28;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -90,6 +91,7 @@ pub fn svg(rows: &[&Row], width: u32) -> Result<String> {
         let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
         legend(&area)?;
         axis(&area, &scale, bottom)?;
+        caption(&area, &format!("{}, logarithmic", rows[0].unit()), bottom)?;
         for (row, top) in rows
             .iter()
             .zip((LEGEND_HEIGHT..).step_by(ROW_HEIGHT as usize))
@@ -145,6 +147,8 @@ fn curves(rows: &[&Row], width: u32, most: f64) -> Result<String> {
                 centred.clone(),
             ))?;
         }
+        let unit = rows[0].unit();
+        caption(&area, &format!("{unit}, by buffers in use"), bottom)?;
         for kernel in (0..HEADS.len()).rev() {
             let points: Vec<_> = rows
                 .iter()
@@ -168,6 +172,16 @@ fn legend(area: &Area<'_>) -> Result {
         let style = ("sans-serif", 13).into_font().color(&TEXT);
         area.draw(&Text::new(HEADS[kernel], (x + 10, 4), style))?;
     }
+    Ok(())
+}
+
+/// What the numbers are, below them.
+fn caption(area: &Area<'_>, text: &str, bottom: i32) -> Result {
+    use plotters::style::text_anchor::{HPos, Pos, VPos};
+    let style = ("sans-serif", 12).into_text_style(area).color(&TEXT);
+    let style = style.pos(Pos::new(HPos::Center, VPos::Top));
+    let middle = i32::try_from(area.dim_in_pixel().0)? / 2;
+    area.draw(&Text::new(text.to_string(), (middle, bottom + 26), style))?;
     Ok(())
 }
 
@@ -226,12 +240,15 @@ fn mark(area: &Area<'_>, kernel: usize, at: (i32, i32)) -> Result {
 
 /// A number in few characters.
 fn short(value: f64) -> String {
-    match value {
-        1e9.. => format!("{} G", value / 1e9),
-        1e6.. => format!("{} M", value / 1e6),
-        1e3.. => format!("{} k", value / 1e3),
-        _ => format!("{value}"),
-    }
+    let (value, prefix) = match value {
+        1e9.. => (value / 1e9, " G"),
+        1e6.. => (value / 1e6, " M"),
+        1e3.. => (value / 1e3, " k"),
+        _ => (value, ""),
+    };
+    // 3 * 0.1 isn't 0.3.
+    let value = (value * 1e6).round() / 1e6;
+    format!("{value}{prefix}")
 }
 
 #[cfg(test)]
@@ -265,6 +282,19 @@ mod tests {
         assert_eq!(svg.matches("stroke-width=\"2\"").count(), 3);
         assert_eq!(svg.matches("<circle ").count(), 3);
         assert!(height(1.0) == LEGEND_HEIGHT && height(0.0) > height(0.5));
+    }
+
+    #[test]
+    fn has_short_numbers() {
+        for (value, text) in [
+            (3.0 * 0.1, "0.3"),
+            (1.5, "1.5"),
+            (200.0, "200"),
+            (1.4 * 10f64.powi(5), "140 k"),
+            (2.5e6, "2.5 M"),
+        ] {
+            assert_eq!(short(value), text);
+        }
     }
 
     #[test]

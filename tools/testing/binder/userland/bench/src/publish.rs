@@ -21,9 +21,11 @@ const HEADLINE: &[&str] = &[
     "growth: 10000 in use: send",
     "oneway: 1000 outstanding, much space: send",
     "oneway: 1000 outstanding, little space: send",
+    "oneway: 1000 outstanding, much space: receive and free",
     "round trip: 0 B",
     "round trip: 64 KiB",
     "throughput: 4 pairs, a call",
+    "first touch: 4 KiB: send",
     "first touch: 64 KiB: send",
     "reclaim: contiguous, a page",
     "metadata: 254 pages mapped, 4 pages touched",
@@ -150,6 +152,8 @@ fn next_to_c(row: &Row) -> Option<Row> {
         }
     }
     row.load = row.load.replace(": ", ", ");
+    row.unit = "times what C costs".into();
+    row.more_is_better = false;
     Some(row)
 }
 
