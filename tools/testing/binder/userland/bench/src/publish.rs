@@ -62,8 +62,8 @@ pub fn publish(folder: &Path, top: &Path) -> Outcome {
     let mut text = format!("{text}\n\n{}", table::text(&shown));
     let options = options::text(folder)?;
     if !options.is_empty() {
-        text += "\nWith ``CONFIG_RUST_OVERFLOW_CHECKS`` and with ``CONFIG_RUST_INLINE_HELPERS``, which are off\n\
-                 above, instructions are:\n\n";
+        text += "\nWith ``CONFIG_RUST_OVERFLOW_CHECKS`` (``checks``) and with ``CONFIG_RUST_INLINE_HELPERS``\n\
+                 (``inline``), which are both off above, instructions are:\n\n";
         text += &options;
     }
     replace(
