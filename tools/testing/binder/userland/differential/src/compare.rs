@@ -26,7 +26,7 @@ fn compare_with(peer: &'static str, ours: &[Transcript], theirs: &[Transcript]) 
         all += ours.steps.len();
         for (number, (our, their)) in ours.steps.iter().zip(&theirs.steps).enumerate() {
             areas.follow(&our.op, &our.said);
-            match explain(peer, &areas, &our.op, &our.said, &their.said) {
+            match explain(peer, &areas, our, their) {
                 Verdict::Same => same += 1,
                 Verdict::Known(reasons) => {
                     for reason in reasons {

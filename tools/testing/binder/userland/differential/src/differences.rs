@@ -3,13 +3,23 @@
 //! The differences between our driver and the others that are known, and where each may be. They are
 //! explained in Documentation/driver-api/binder/differences.rst, by the same names.
 
-use crate::program::{Action, Op, Which, PARTIES};
+use crate::{
+    program::{Action, Object, Op, Payload, Which, PARTIES},
+    run::{Buffers, Step},
+};
+use binder_raw::binder::{MIB, PAGE};
 
 /// Who has no area, or has unmapped a part of it, or was without one for a time: what failed then may
-/// be told later.
+/// be told later. And how much of each is used for buffers.
 #[derive(Default)]
 pub struct Areas {
     missing: [Option<bool>; PARTIES],
+    len: [usize; PARTIES],
+}
+
+/// How much of an area of so many bytes drivers use.
+fn used(len: usize) -> usize {
+    len.next_multiple_of(PAGE).min(4 * MIB)
 }
 
 impl Areas {
@@ -17,10 +27,17 @@ impl Areas {
     pub fn follow(&mut self, op: &Op, said: &[String]) {
         let missing = &mut self.missing[op.by];
         match op.action {
-            Action::Map { .. } if missing.is_none() => {
-                *missing = Some(!said.iter().any(|line| line == "mapped"));
+            Action::Map { len, .. } if has(said, "mapped") => {
+                missing.get_or_insert(false);
+                self.len[op.by] = used(len);
             }
-            Action::Die { len } => *missing = Some(len == 0),
+            Action::Map { .. } => {
+                missing.get_or_insert(true);
+            }
+            Action::Die { len } => {
+                *missing = Some(len == 0);
+                self.len[op.by] = used(len);
+            }
             Action::Unmap { .. } => *missing = Some(true),
             _ => {}
         }
@@ -37,6 +54,73 @@ impl Areas {
             _ => (0..PARTIES).any(|party| self.is_missing(party)),
         }
     }
+
+    /// Who may get what this operation sends.
+    fn receivers(&self, op: &Op) -> Vec<usize> {
+        match op.action {
+            Action::Send { handle: 0, .. } => vec![0],
+            _ => (0..PARTIES).collect(),
+        }
+    }
+
+    /// Whether there is no space for something in the area of one who may get it with one driver, and there may
+    /// be with the other, because what lies there lies elsewhere.
+    fn place_matters(
+        &self,
+        op: &Op,
+        payload: &Payload,
+        full: &[Buffers],
+        other: &[Buffers],
+    ) -> bool {
+        let Some(size) = payload.space() else {
+            return false;
+        };
+        self.receivers(op).into_iter().any(|party| {
+            let (full, other) = (&full[party], &other[party]);
+            let mut there = sizes(full);
+            let same = there == sizes(other);
+            there.push(size);
+            there.sort();
+            widest_gap(full, self.len[party]) < size && (same || there == sizes(other))
+        })
+    }
+}
+
+fn sizes(buffers: &Buffers) -> Vec<usize> {
+    let mut sizes: Vec<usize> = buffers.iter().map(|(_, size)| *size).collect();
+    sizes.sort();
+    sizes
+}
+
+/// The longest range without a buffer in an area of so many bytes.
+fn widest_gap(buffers: &Buffers, len: usize) -> usize {
+    let mut buffers = buffers.clone();
+    buffers.sort();
+    buffers.push((len, 0));
+    let mut end = 0;
+    let mut widest = 0;
+    for (begin, size) in buffers {
+        widest = widest.max(begin.saturating_sub(end));
+        end = begin + size;
+    }
+    widest
+}
+
+/// Whether there is an object in a buffer that is at offset 0.
+fn has_parent_at_0(payload: &Payload) -> bool {
+    payload.objects.iter().any(|(_, object)| {
+        let parent = match object {
+            Object::Buffer { parent, .. } => parent.map(|(parent, _)| parent),
+            Object::Files { parent, .. } => Some(*parent),
+            _ => None,
+        };
+        parent.is_some_and(|parent| {
+            matches!(
+                payload.objects.get(parent as usize),
+                Some((0, Object::Buffer { .. }))
+            )
+        })
+    })
 }
 
 pub enum Verdict {
@@ -114,12 +198,13 @@ fn has(said: &[String], words: &str) -> bool {
 }
 
 /// Says why two answers differ.
-pub fn explain(peer: &str, areas: &Areas, op: &Op, ours: &[String], theirs: &[String]) -> Verdict {
-    if ours == theirs {
+pub fn explain(peer: &str, areas: &Areas, our: &Step, their: &Step) -> Verdict {
+    let (op, theirs) = (&our.op, &their.said);
+    if our.said == *theirs {
         return Verdict::Same;
     }
     let mut reasons = Vec::new();
-    let mut ours = ours.to_vec();
+    let mut ours = our.said.clone();
     if peer == C && has(&ours, "no offsets") {
         ours.retain(|line| line != "no offsets");
         reasons.push("address of no offsets");
@@ -146,15 +231,26 @@ pub fn explain(peer: &str, areas: &Areas, op: &Op, ours: &[String], theirs: &[St
         reasons.push("order of codes");
         return Verdict::Known(reasons);
     }
-    let full = "extended error: BR_FAILED_REPLY -28".to_string();
-    match op.action {
+    let is_full = |said: &[String]| has(said, "extended error: BR_FAILED_REPLY -28");
+    match &op.action {
         Action::Free(Which::Freed(_)) if has(&ours, "held again") != has(theirs, "held again") => {
             Verdict::Known(vec!["place of buffers"])
         }
-        Action::Send { .. } | Action::Reply { .. }
-            if ours.contains(&full) != theirs.contains(&full) =>
+        Action::Send { payload, .. } | Action::Reply { payload, .. }
+            if match (is_full(&ours), is_full(theirs)) {
+                (true, false) => areas.place_matters(op, payload, &our.buffers, &their.buffers),
+                (false, true) => areas.place_matters(op, payload, &their.buffers, &our.buffers),
+                _ => false,
+            } =>
         {
             Verdict::Parted("place of buffers")
+        }
+        Action::Send { payload, .. } | Action::Reply { payload, .. }
+            if peer == C
+                && has_parent_at_0(payload)
+                && has(theirs, "extended error: BR_FAILED_REPLY -22") =>
+        {
+            Verdict::Parted("parent at offset 0")
         }
         _ if peer == RUST
             && areas.one_is_missing(op)
@@ -185,30 +281,45 @@ mod tests {
                 handle,
                 oneway: true,
                 clear: false,
-                payload: Default::default(),
+                payload: Payload {
+                    len: 8000,
+                    ..Payload::default()
+                },
             },
         }
     }
 
-    fn lines(said: &[&str]) -> Vec<String> {
-        said.iter().map(|line| line.to_string()).collect()
+    fn step(op: &Op, said: &[&str], buffers: Buffers) -> Step {
+        Step {
+            op: op.clone(),
+            said: said.iter().map(|line| line.to_string()).collect(),
+            buffers: vec![buffers, Buffers::new(), Buffers::new()],
+        }
+    }
+
+    fn verdict(peer: &str, areas: &Areas, op: &Op, ours: &[&str], theirs: &[&str]) -> Verdict {
+        let step = |said| step(op, said, Buffers::new());
+        explain(peer, areas, &step(ours), &step(theirs))
     }
 
     /// All of them have an area, or the first one has not.
     fn areas(first: bool) -> Areas {
         Areas {
             missing: [Some(!first), Some(false), Some(false)],
+            len: [4 * PAGE; PARTIES],
         }
     }
 
+    const COMPLETE: &[&str] = &["BR_TRANSACTION_COMPLETE"];
+    const FULL: &[&str] = &[FAILED, "extended error: BR_FAILED_REPLY -28"];
+
     #[test]
     fn what_no_rule_explains_is_unexpected() {
-        let complete = lines(&["BR_TRANSACTION_COMPLETE"]);
-        let failed = lines(&[FAILED, "extended error: BR_FAILED_REPLY -14"]);
+        let failed = &[FAILED, "extended error: BR_FAILED_REPLY -14"];
         for peer in [C, RUST] {
-            for (ours, theirs) in [(&complete, &failed), (&failed, &complete)] {
+            for (ours, theirs) in [(COMPLETE, failed as _), (failed as _, COMPLETE)] {
                 assert!(matches!(
-                    explain(peer, &areas(true), &send(0), ours, theirs),
+                    verdict(peer, &areas(true), &send(0), ours, theirs),
                     Verdict::Unexpected
                 ));
             }
@@ -217,26 +328,55 @@ mod tests {
 
     #[test]
     fn a_rule_holds_for_its_driver_only() {
-        let ours = lines(&[FAILED, "extended error: BR_FAILED_REPLY -2"]);
-        let theirs = lines(&[FAILED, "extended error: BR_FAILED_REPLY -22"]);
-        let verdict = |peer| explain(peer, &areas(true), &send(3), &ours, &theirs);
+        let verdict = |peer| {
+            verdict(
+                peer,
+                &areas(true),
+                &send(3),
+                &[FAILED, "extended error: BR_FAILED_REPLY -2"],
+                &[FAILED, "extended error: BR_FAILED_REPLY -22"],
+            )
+        };
         assert!(matches!(verdict(C), Verdict::Known(reasons) if reasons == ["ENOENT"]));
         assert!(matches!(verdict(RUST), Verdict::Unexpected));
     }
 
     #[test]
     fn death_is_known_without_an_area_only() {
-        let ours = lines(&["BR_DEAD_REPLY", "extended error: none"]);
-        let theirs = lines(&["BR_TRANSACTION_COMPLETE"]);
-        let verdict = |first| explain(RUST, &areas(first), &send(0), &ours, &theirs);
+        let ours = &["BR_DEAD_REPLY", "extended error: none"];
+        let verdict = |first| verdict(RUST, &areas(first), &send(0), ours, COMPLETE);
         assert!(matches!(verdict(false), Verdict::Parted("area missing")));
         assert!(matches!(verdict(true), Verdict::Unexpected));
     }
 
     #[test]
+    fn place_matters_only_where_there_is_none() {
+        let op = send(0);
+        let verdict = |full: &Buffers, other: &Buffers| {
+            let full = step(&op, FULL, full.clone());
+            let other = step(&op, COMPLETE, other.clone());
+            let both = [
+                explain(RUST, &areas(true), &full, &other),
+                explain(RUST, &areas(true), &other, &full),
+            ];
+            match both {
+                [Verdict::Parted("place of buffers"), Verdict::Parted("place of buffers")] => true,
+                [Verdict::Unexpected, Verdict::Unexpected] => false,
+                _ => panic!("it matters whose they are"),
+            }
+        };
+        // In the middle, both gaps are too short.
+        assert!(verdict(&vec![(6000, 4000)], &vec![(0, 4000), (4000, 8000)]));
+        // Here is a gap.
+        assert!(!verdict(&vec![(0, 4000)], &vec![(0, 4000), (4000, 8000)]));
+        // And here, more is in use with one driver than with the other.
+        assert!(!verdict(&vec![(6000, 4000)], &vec![(4000, 8000)]));
+    }
+
+    #[test]
     fn no_byte_of_the_data_may_differ() {
-        let ours = lines(&["BR_TRANSACTION", "no offsets", "8 bytes, sum 1"]);
-        let verdict = |theirs: &[&str]| explain(C, &areas(false), &send(0), &ours, &lines(theirs));
+        let ours = &["BR_TRANSACTION", "no offsets", "8 bytes, sum 1"];
+        let verdict = |theirs: &[&str]| verdict(C, &areas(false), &send(0), ours, theirs);
         assert!(matches!(
             verdict(&["BR_TRANSACTION", "8 bytes, sum 1"]),
             Verdict::Known(_)
@@ -245,5 +385,29 @@ mod tests {
             verdict(&["BR_TRANSACTION", "8 bytes, sum 2"]),
             Verdict::Unexpected
         ));
+    }
+
+    #[test]
+    fn a_parent_counts_only_where_there_is_one() {
+        let child = Object::Buffer {
+            len: 8,
+            parent: Some((0, 8)),
+        };
+        let parent = Object::Buffer {
+            len: 100,
+            parent: None,
+        };
+        for (objects, expected) in [
+            (vec![(0, parent), (40, child)], true),
+            (vec![(8, parent), (48, child)], false),
+            (vec![(0, parent), (40, parent)], false),
+            (vec![(0, Object::Nonsense), (24, child)], false),
+        ] {
+            let payload = Payload {
+                objects,
+                ..Payload::default()
+            };
+            assert_eq!(has_parent_at_0(&payload), expected);
+        }
     }
 }

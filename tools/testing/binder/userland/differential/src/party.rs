@@ -50,6 +50,14 @@ struct Party {
     said: Vec<String>,
 }
 
+/// What a read gave.
+enum Came {
+    Nothing,
+    Transaction,
+    /// Anything else, after which there may be more.
+    Other,
+}
+
 /// A transaction, and what must live until the ioctl with it is over.
 struct Message {
     transaction: TransactionDataSg,
@@ -298,34 +306,43 @@ impl Party {
         }
     }
 
-    /// Sends or replies, and reads what the driver says to that, which may come after a reply.
+    /// Sends or replies, and reads what the driver says to that, which may come after a reply, or after a
+    /// transaction that is for this thread. As long as an error isn't read, the driver takes no command.
     fn transact(&mut self, codes: [u32; 2], payload: &Payload, message: &Message) -> Outcome {
         match payload.extra {
             None => self.command(codes[0], bytes_of(&message.transaction.transaction_data)),
             Some(_) => self.command(codes[1], bytes_of(&message.transaction)),
         }
-        self.receive()
+        // A thread has one of those at most. The next one would come from the process's queue, after all news.
+        let mut transactions = 0;
+        while transactions < 2 {
+            match self.read()? {
+                Came::Nothing => break,
+                Came::Transaction => transactions += 1,
+                Came::Other => {}
+            }
+        }
+        Ok(())
     }
 
     /// Reads until there is a transaction, or nothing any more.
     fn receive(&mut self) -> Outcome {
-        while self.read()? {}
+        while let Came::Other = self.read()? {}
         Ok(())
     }
 
-    /// Reads once; tells whether there may be more.
-    fn read(&mut self) -> Outcome<bool> {
+    fn read(&mut self) -> Outcome<Came> {
         let mut buffer = [0u8; 1024];
         let len = match self.binder.write_read(&[], &mut buffer) {
             Ok((_, len)) => len,
-            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::AGAIN) => return Ok(Came::Nothing),
             Err(error) => {
                 self.say_result::<u8>("read", Err(error));
-                return Ok(false);
+                return Ok(Came::Nothing);
             }
         };
         let mut rest = &buffer[..len];
-        let mut more = true;
+        let mut came = Came::Other;
         while rest.len() >= 4 {
             let code = u32::from_ne_bytes(rest[..4].try_into()?);
             let payload = &rest[4..][..payload_size(code)];
@@ -337,7 +354,9 @@ impl Party {
                     let data =
                         unsafe { payload.as_ptr().cast::<TransactionData>().read_unaligned() };
                     self.arrived(code, &data)?;
-                    more = code == BR_REPLY;
+                    if code == BR_TRANSACTION {
+                        came = Came::Transaction;
+                    }
                 }
                 BR_INCREFS | BR_ACQUIRE | BR_RELEASE | BR_DECREFS => {
                     let number = u64::from_ne_bytes(payload[..8].try_into()?);
@@ -355,7 +374,7 @@ impl Party {
                 _ => self.say(name(code)),
             }
         }
-        Ok(more)
+        Ok(came)
     }
 
     fn extended_error(&mut self) {

@@ -82,6 +82,20 @@ pub struct Payload {
     pub extra: Option<u64>,
 }
 
+impl Payload {
+    /// How much space it takes in an area, if that can be said at all.
+    pub fn space(&self) -> Option<usize> {
+        let offsets = self.offsets_len.unwrap_or(8 * self.objects.len() as u64) as usize;
+        let extra = self.extra.unwrap_or(0) as usize;
+        [self.len, offsets, extra]
+            .iter()
+            .try_fold(0usize, |sum, part| {
+                sum.checked_add(part.checked_next_multiple_of(8)?)
+            })
+            .map(|size| size.max(8))
+    }
+}
+
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Object {
     Node {

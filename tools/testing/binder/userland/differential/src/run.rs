@@ -19,11 +19,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Where buffers begin in their area, and how many bytes they take.
+pub type Buffers = Vec<(usize, usize)>;
+
 /// An operation, and what came of it.
 #[derive(Serialize, Deserialize)]
 pub struct Step {
     pub op: Op,
     pub said: Vec<String>,
+    /// What lies in the area of each process after a transaction or a reply, by the driver's own log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub buffers: Vec<Buffers>,
 }
 
 /// A program, and what came of it.
@@ -51,14 +57,56 @@ fn forgotten(dev: &Device, pid: u32) -> Outcome {
         binder_raw::binder::Binder::open(dev)?;
         Ok(())
     })?;
-    let pid = last.pid().as_raw_nonzero().get() as u32;
+    let last_pid = self::pid(&last);
     last.wait()?;
-    while known(pid)? {
-        check!(Instant::now() < until, "the driver keeps process {pid}");
+    while known(last_pid)? {
+        check!(
+            Instant::now() < until,
+            "the driver keeps process {last_pid}"
+        );
         sleep(Duration::from_millis(1));
     }
     sleep(Duration::from_millis(2));
     Ok(())
+}
+
+/// Reads the driver's line about a buffer, if it is one. Where the buffer is, C says in hexadecimal digits; how
+/// long, by parts. A Rust driver's line about a reference doesn't end, and the next one follows.
+fn buffer(line: &str) -> Option<(usize, usize)> {
+    let (_, rest) = line.split_once("  buffer")?;
+    let (_, rest) = rest.split_once(": ")?;
+    let (place, rest) = rest.split_once(" size ")?;
+    let (size, _) = rest.split_once(' ')?;
+    let parts: Vec<usize> = size
+        .split(':')
+        .map(|part| part.parse().ok())
+        .collect::<Option<_>>()?;
+    Some(match parts[..] {
+        [size] => (place.parse().ok()?, size),
+        _ => {
+            let size: usize = parts.iter().map(|part| part.next_multiple_of(8)).sum();
+            (usize::from_str_radix(place, 16).ok()?, size.max(8))
+        }
+    })
+}
+
+/// What lies in the areas of these processes.
+fn buffers(pids: &[u32]) -> Outcome<Vec<Buffers>> {
+    let state = fs::read_to_string("/dev/binderfs/binder_logs/state")?;
+    let of = |pid| {
+        let mut lines = state
+            .lines()
+            .skip_while(move |line| *line != format!("proc {pid}"));
+        lines.next();
+        lines
+            .take_while(|line| !line.starts_with("proc "))
+            .filter_map(buffer)
+    };
+    Ok(pids.iter().map(|pid| of(*pid).collect()).collect())
+}
+
+fn pid(peer: &Peer) -> u32 {
+    peer.pid().as_raw_nonzero().get() as u32
 }
 
 /// Runs a program with a device of its own.
@@ -76,9 +124,9 @@ pub fn run(name: &str, program: &[Op]) -> Outcome<Transcript> {
     for (number, op) in program.iter().enumerate() {
         let said = match op.action {
             Action::Die { len } => {
-                let pid = parties[op.by].pid().as_raw_nonzero().get() as u32;
+                let dying = pid(&parties[op.by]);
                 parties[op.by].kill()?;
-                forgotten(&dev, pid)?;
+                forgotten(&dev, dying)?;
                 parties[op.by] = start(op.by, Some(len))?;
                 Vec::new()
             }
@@ -91,18 +139,53 @@ pub fn run(name: &str, program: &[Op]) -> Outcome<Transcript> {
                 serde_json::from_str(&said)?
             }
         };
+        let buffers = match op.action {
+            Action::Send { .. } | Action::Reply { .. } => {
+                buffers(&parties.iter().map(pid).collect::<Vec<_>>())?
+            }
+            _ => Vec::new(),
+        };
         steps.push(Step {
             op: op.clone(),
             said,
+            buffers,
         });
     }
     for mut party in parties {
-        let pid = party.pid().as_raw_nonzero().get() as u32;
+        let dying = pid(&party);
         party.kill()?;
-        forgotten(&dev, pid)?;
+        forgotten(&dev, dying)?;
     }
     Ok(Transcript {
         name: name.into(),
         steps,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_driver_is_understood() {
+        for (line, expected) in [
+            ("  buffer 7: 1040 size 9:8:0 delivered", Some((0x1040, 24))),
+            ("  buffer 8: 0 size 0:0:0 active", Some((0, 8))),
+            (
+                "  buffer 0: 1040 size 24 pid 1 oneway true allocated",
+                Some((1040, 24)),
+            ),
+            (
+                "  buffer: 1040 size 24 pid 1 oneway allocated",
+                Some((1040, 24)),
+            ),
+            (
+                "  ref 3: desc 1 node 2 s 1 w 1  buffer 7: 1040 size 24 pid 1 allocated",
+                Some((1040, 24)),
+            ),
+            ("  buffers: 3", None),
+        ] {
+            assert_eq!(buffer(line), expected, "{line}");
+        }
+    }
 }
