@@ -178,16 +178,16 @@ pub fn scan_until(wanted: impl Fn(u64) -> bool) -> bool {
     }
 }
 
-const STATS: &str = "/dev/binderfs/binder_logs/stats";
+const LOGS: &str = "/dev/binderfs/binder_logs";
 
-/// Whether binderfs was mounted so that it shows the driver's statistics.
-pub fn has_stats() -> bool {
-    Path::new(STATS).exists()
+/// Whether binderfs was mounted so that it shows the driver's logs.
+pub fn has_logs() -> bool {
+    Path::new(LOGS).exists()
 }
 
-/// What the driver's statistics say about buffers and pages of the device's processes.
-pub fn stats(dev: &Device) -> Vec<String> {
-    let text = fs::read_to_string(STATS).unwrap_or_default();
+/// The lines of a log, about the device's processes, that begin with one of `starts`.
+fn logged(dev: &Device, log: &str, starts: &[&str]) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(LOGS).join(log)).unwrap_or_default();
     let context = format!("context {}", dev.name);
     let mut ours = false;
     text.lines()
@@ -196,12 +196,20 @@ pub fn stats(dev: &Device) -> Vec<String> {
             if line.starts_with("context ") {
                 ours = *line == context;
             }
-            ours && ["  free oneway", "  buffers:", "  pages:"]
-                .iter()
-                .any(|s| line.starts_with(s))
+            ours && starts.iter().any(|s| line.starts_with(s))
         })
         .map(str::to_owned)
         .collect()
+}
+
+/// What the driver's statistics say about buffers and pages of the device's processes.
+pub fn stats(dev: &Device) -> Vec<String> {
+    logged(dev, "stats", &["  free oneway", "  buffers:", "  pages:"])
+}
+
+/// What the driver says of each buffer of the device's processes.
+pub fn buffers(dev: &Device) -> Vec<String> {
+    logged(dev, "state", &["  buffer "])
 }
 
 /// The `pages:` lines that the driver prints for one process.
@@ -216,7 +224,7 @@ pub struct Pages {
 /// The pages of the device's process whose mapping has `slots` pages; `None` if the driver
 /// doesn't print any such line.
 pub fn pages(dev: &Device, slots: u64) -> Option<Pages> {
-    let text = fs::read_to_string(STATS).ok()?;
+    let text = fs::read_to_string(Path::new(LOGS).join("stats")).ok()?;
     let mut ours = false;
     let mut found = None;
     for line in text.lines() {

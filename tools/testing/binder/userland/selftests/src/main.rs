@@ -36,6 +36,9 @@ fn main() -> ExitCode {
         let _ = std::io::stdin().read(&mut [0]);
         return ExitCode::SUCCESS;
     }
+    if args.iter().any(|arg| arg == "--map") {
+        return tests::mapping::map_stdin();
+    }
     if args.iter().any(|arg| arg == "--stress") {
         let (Ok(seed), Ok(seconds)) = (number(&args, "--seed="), number(&args, "--seconds="))
         else {

@@ -8,9 +8,14 @@ use crate::{
     data::pattern,
     endpoint::{Endpoint, Txn},
     outcome::{skip, Outcome},
+    process::Peer,
     runner::{Bench, Test},
     shrinker::{self, pages, Pages},
     tests,
+};
+use std::{
+    thread::available_parallelism,
+    time::{Duration, Instant},
 };
 
 pub const TESTS: &[Test] = tests!["accounting":
@@ -18,6 +23,8 @@ pub const TESTS: &[Test] = tests!["accounting":
     shared_pages_become_idle_with_the_last_buffer,
     stats_show_active_idle_and_free_pages,
     stats_follow_the_shrinker,
+    state_lists_buffers,
+    state_shows_what_is_being_written @ 30,
     count_returns_to_its_start,
 ];
 
@@ -77,11 +84,18 @@ fn shared_pages_become_idle_with_the_last_buffer(bench: &Bench) -> Outcome {
     Ok(())
 }
 
+fn need_logs() -> Outcome {
+    match shrinker::has_logs() {
+        true => Ok(()),
+        false => skip("no binder_logs: mount binderfs with -o stats=global"),
+    }
+}
+
 fn need_pages(bench: &Bench) -> Outcome<Pages> {
+    need_logs()?;
     match pages(&bench.dev, SLOTS as u64) {
         Some(pages) => Ok(pages),
-        None if shrinker::has_stats() => skip("the driver prints no pages: line"),
-        None => skip("no binder_logs: mount binderfs with -o stats=global"),
+        None => skip("the driver prints no pages: line"),
     }
 }
 
@@ -150,6 +164,62 @@ fn stats_follow_the_shrinker(bench: &Bench) -> Outcome {
         "the buffer in use changed"
     );
     server.free(txn.addr)
+}
+
+fn state_lists_buffers(bench: &Bench) -> Outcome {
+    need_logs()?;
+    let mut server = Endpoint::manager(&bench.dev, SLOTS * PAGE)?;
+    let mut client = Endpoint::client(&bench.dev)?;
+    let pid = std::process::id();
+    // All but the number, which may be any.
+    let listed = || -> Vec<String> {
+        let lines = shrinker::buffers(&bench.dev);
+        let said = lines.iter().filter_map(|line| line.split_once(": "));
+        said.map(|(_, said)| said.to_owned()).collect()
+    };
+    check!(listed().is_empty(), "there is one already");
+    client.deliver(&pattern(1, 100))?;
+    let oneway = server.receive()?.addr;
+    client.post(&Txn::new(&pattern(2, 5000)))?;
+    let call = server.receive()?.addr;
+    let base = server.binder.base();
+    let mut expected = vec![
+        format!("{} size 104 pid {pid} oneway allocated", oneway - base),
+        format!("{} size 5000 pid {pid} allocated", call - base),
+    ];
+    check_eq!(listed(), expected, "two buffers");
+    server.free(oneway)?;
+    expected.remove(0);
+    check_eq!(listed(), expected, "one buffer");
+    server.free(call)?;
+    check!(listed().is_empty(), "one is still there");
+    Ok(())
+}
+
+fn state_shows_what_is_being_written(bench: &Bench) -> Outcome {
+    need_logs()?;
+    if available_parallelism()?.get() < 2 {
+        return skip("one CPU: nobody can look while the driver writes");
+    }
+    let _traffic = Peer::spawn(|_| {
+        let mut server = Endpoint::manager(&bench.dev, 4 * MIB)?;
+        let mut sender = Endpoint::sender(&bench.dev)?;
+        let data = pattern(1, MIB);
+        loop {
+            sender.deliver(&data)?;
+            server.consume()?;
+        }
+    })?;
+    let until = Instant::now() + Duration::from_secs(20);
+    for state in [" oneway reserved", " oneway allocated"] {
+        while !shrinker::buffers(&bench.dev)
+            .iter()
+            .any(|line| line.ends_with(state))
+        {
+            check!(Instant::now() < until, "no buffer is{state}");
+        }
+    }
+    Ok(())
 }
 
 fn count_returns_to_its_start(bench: &Bench) -> Outcome {

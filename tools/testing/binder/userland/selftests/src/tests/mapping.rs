@@ -16,10 +16,16 @@ use crate::{
 };
 use rustix::{
     io::Errno,
-    mm::{mprotect, MprotectFlags, ProtFlags},
+    mm::{mmap, mprotect, MapFlags, MprotectFlags, ProtFlags},
     process::Signal,
 };
-use std::ffi::c_void;
+use std::{
+    ffi::c_void,
+    io::stdin,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+    ptr,
+};
 
 pub const TESTS: &[Test] = tests!["mapping":
     second_mmap_is_ebusy,
@@ -28,6 +34,7 @@ pub const TESTS: &[Test] = tests!["mapping":
     write_raises_sigsegv,
     untouched_page_cant_be_read,
     mmap_in_another_process_is_einval,
+    mmap_after_exec_is_einval,
     ioctl_in_another_process_is_einval,
     fork_doesnt_copy_the_mapping,
     forked_child_exits_without_harm,
@@ -119,6 +126,37 @@ fn mmap_in_another_process_is_einval(bench: &Bench) -> Outcome {
         .mmap(MIB, ProtFlags::READ, 0)
         .context("mmap in the owner")?;
     Ok(())
+}
+
+/// The same process, but not the memory that the driver was opened for.
+fn mmap_after_exec_is_einval(bench: &Bench) -> Outcome {
+    let mut child = Peer::spawn(|_| {
+        let binder = Binder::open(&bench.dev)?;
+        let mut program = Command::new("/proc/self/exe");
+        Err(program.arg("--map").stdin(binder.fd).exec().into())
+    })?;
+    check_eq!(
+        child.wait()?.exit_status(),
+        Some(Errno::INVAL.raw_os_error()),
+        "errno of mmap"
+    );
+    Ok(())
+}
+
+/// What the child of that test becomes: maps its standard input, and ends with the errno.
+pub fn map_stdin() -> ExitCode {
+    // SAFETY: The kernel picks a free place.
+    let result = unsafe {
+        mmap(
+            ptr::null_mut(),
+            PAGE,
+            ProtFlags::READ,
+            MapFlags::PRIVATE,
+            stdin(),
+            0,
+        )
+    };
+    ExitCode::from(result.map_or_else(|error| error.raw_os_error() as u8, |_| 0))
 }
 
 /// The Rust driver says EINVAL. The C driver lets the child act for the process that opened it, so

@@ -8,7 +8,7 @@ mod failslab;
 mod faults;
 mod free;
 mod isolation;
-mod mapping;
+pub mod mapping;
 mod memcg;
 mod oneway;
 mod reclaim;
