@@ -4,8 +4,6 @@
 # that a target needs, it gets.
 
 LAB := tools/testing/binder/lab
-VARIABLES := BINDER_LAB_DIR KERNEL_SRC KERNEL VM TOOLCHAIN JOBS DEBIAN_MIRROR TIMEOUT QUICK OPTIONS UPDATE BENCH_ACCEL PARTS KERNELS DURATION SEED PROGRAMS
-export $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
 
 .DEFAULT_GOAL := help
 
@@ -18,14 +16,14 @@ help: ## this list
 	@sed -n 's/^#: \([A-Z_]*\) \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 #: BINDER_LAB_DIR cache of source, tools and builds (default ~/.cache/binder-lab)
-#: KERNEL_SRC kernel tree or tarball to use instead of Debian's; for apply and unapply the tree to change
+#: KERNEL_SRC kernel tree or tarball in place of Debian's; for apply and unapply, the tree to change
 #: VM um (default) or qemu: which virtual machine
-#: KERNEL variant to build: um-debug (default), um, x86_64-debug ...: architecture and configs/*.config; or kasan, lockdep, kcsan, kcfi, kmemleak
+#: KERNEL variant to build (default um-debug), or kasan, lockdep, kcsan, kcfi, kmemleak; testing.rst explains
 #: KERNELS those that test-full runs (default: um-debug kasan lockdep kcfi kcsan)
 #: PARTS which parts of test to run, as 'kunit selftests*' (default: all)
 #: TOOLCHAIN host: build the kernel with this machine's own tools
 #: JOBS how many compilers at once (default: one a processor)
-#: TIMEOUT seconds that a command in the virtual machine may take (default 600)
+#: TIMEOUT seconds that a command in the virtual machine may take (default: 600, or more where it needs more)
 #: DURATION seconds of stress (default 120) and fuzz (default 300)
 #: SEED number that makes stress, differential and fuzz do the same again
 #: PROGRAMS how many random programs differential has (default 200)
@@ -72,7 +70,7 @@ bench: ## costs next to those of the C driver and of upstream's Rust driver; rep
 	@$(LAB)/bench
 
 .PHONY: bench-check
-bench-check: ## fail if what can be counted exactly costs over 3 % more than it did
+bench-check: ## fail if what can be counted exactly costs over 3 % more than it did, next to the better peer
 	@$(LAB)/bench check
 
 .PHONY: bench-compare

@@ -22,6 +22,16 @@ die() {
 	exit 1
 }
 
+for switch in QUICK OPTIONS UPDATE; do
+	case ${!switch:-} in
+	'' | 1) ;;
+	0) unset "$switch" ;;
+	*) die "$switch=${!switch}: say $switch=1, or leave it out" ;;
+	esac
+done
+case $TOP in
+*[[:space:]]*) die "$TOP: the kernel's build can't handle blanks in paths; move this checkout" ;;
+esac
 case $BINDER_LAB_DIR in
 *[[:space:]]*) die "BINDER_LAB_DIR='$BINDER_LAB_DIR': the kernel's build can't handle blanks in paths; choose another" ;;
 /*) ;;

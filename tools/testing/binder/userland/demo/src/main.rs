@@ -61,7 +61,7 @@ enum Command {
 #[derive(Args)]
 pub struct DirectArgs {
     /// Only what needs no memory cgroups; chosen by itself where there are none
-    #[arg(long, alias = "quick")]
+    #[arg(long)]
     no_memcg: bool,
     /// The service manager
     #[arg(long, default_value = "/bin/rsb_hub")]

@@ -163,6 +163,13 @@ pub fn scan_all(step: u64) {
     }
 }
 
+/// Reclaims what is idle now, of anybody; tells the total that nothing could be done about.
+pub fn swept() -> Outcome<u64> {
+    need()?;
+    scan_all(u64::MAX);
+    Ok(total())
+}
+
 /// Scans until `wanted` holds of the total, for at most two seconds; tells whether it does.
 pub fn scan_until(wanted: impl Fn(u64) -> bool) -> bool {
     let until = Instant::now() + Duration::from_secs(2);

@@ -47,7 +47,7 @@ impl Cgroup {
         }
         let cgroup = Cgroup { path };
         let cmdline = fs::read_to_string("/proc/cmdline")?;
-        if cmdline.contains("nokmem") {
+        if cmdline.contains("cgroup.memory=nokmem") {
             return skip("kernel memory isn't charged: cgroup.memory=nokmem");
         }
         if !cgroup.path.join("memory.current").exists() {

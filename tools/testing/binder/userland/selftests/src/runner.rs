@@ -63,7 +63,7 @@ pub fn run(tests: &[&Test]) -> bool {
     if shrinker::need().is_err() {
         note!("no android-binder shrinker in debugfs: idle pages that stay behind won't be seen");
     }
-    if !shrinker::has_stats() {
+    if !shrinker::has_logs() {
         note!("no stats in binder_logs: buffers that stay behind won't be seen");
     }
     let mut failed = 0;

@@ -93,10 +93,6 @@ impl<T: AtomicType> Atomic<T> {
         self.0.store(value.to_usize(), O::ORDERS.1);
     }
 
-    pub fn xchg<O: Ordering>(&self, value: T, _: O) -> T {
-        T::from_usize(self.0.swap(value.to_usize(), O::ORDERS.2))
-    }
-
     pub fn cmpxchg<O: Ordering>(&self, old: T, new: T, _: O) -> Result<T, T> {
         let (old, new) = (old.to_usize(), new.to_usize());
         let done = self.0.compare_exchange(old, new, O::ORDERS.2, O::ORDERS.0);

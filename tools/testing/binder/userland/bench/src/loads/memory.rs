@@ -3,20 +3,19 @@
 //! The kernel memory that stands behind a mapping, its buffers' pages themselves apart.
 
 use crate::{
+    app::MAPPING,
     record::Figure,
     sender::Sender,
     wire::{Commands, Wire},
     Plan,
 };
 use binder_raw::{
-    binder::{Device, MIB, PAGE},
+    binder::{Device, PAGE},
     outcome::{skip, Context, Outcome},
     uapi::{BR_TRANSACTION, BR_TRANSACTION_COMPLETE},
 };
 use std::{fs, path::Path, thread::sleep, time::Duration};
 
-/// What libbinder maps: 254 pages.
-const MAPPING: usize = MIB - 2 * PAGE;
 /// So many that a slab or page here and there that is only partly used doesn't show.
 const PROCESSES: usize = 256;
 

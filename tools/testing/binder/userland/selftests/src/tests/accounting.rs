@@ -31,15 +31,8 @@ pub const TESTS: &[Test] = tests!["accounting":
 /// The mapping of these tests; no other one of the device has this size.
 const SLOTS: usize = 300;
 
-/// No page of anybody else is in the way of counting.
-fn swept() -> Outcome<u64> {
-    shrinker::need()?;
-    shrinker::scan_all(u64::MAX);
-    Ok(shrinker::total())
-}
-
 fn idle_pages_are_counted(bench: &Bench) -> Outcome {
-    let start = swept()?;
+    let start = shrinker::swept()?;
     let mut server = Endpoint::manager(&bench.dev, SLOTS * PAGE)?;
     let mut sender = Endpoint::sender(&bench.dev)?;
     for n in [1, 2, 10, 150] {
@@ -53,7 +46,7 @@ fn idle_pages_are_counted(bench: &Bench) -> Outcome {
 }
 
 fn shared_pages_become_idle_with_the_last_buffer(bench: &Bench) -> Outcome {
-    let start = swept()?;
+    let start = shrinker::swept()?;
     let mut server = Endpoint::manager(&bench.dev, SLOTS * PAGE)?;
     // Four buffers on three pages, with two pages shared.
     let mut buffers = Vec::new();
@@ -223,7 +216,7 @@ fn state_shows_what_is_being_written(bench: &Bench) -> Outcome {
 }
 
 fn count_returns_to_its_start(bench: &Bench) -> Outcome {
-    let start = swept()?;
+    let start = shrinker::swept()?;
     let mut server = Endpoint::manager(&bench.dev, SLOTS * PAGE)?;
     let mut client = Endpoint::client(&bench.dev)?;
     for len in [10, 5000, 100_000, 1_000_000] {

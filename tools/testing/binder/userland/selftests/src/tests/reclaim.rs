@@ -40,15 +40,8 @@ pub const TESTS: &[Test] = tests!["reclaim":
 
 const PAGES: u64 = 100;
 
-/// Reclaims what is idle now, of anybody; tells the total that nothing could be done about.
-fn swept() -> Outcome<u64> {
-    shrinker::need()?;
-    shrinker::scan_all(u64::MAX);
-    Ok(shrinker::total())
-}
-
 fn start(bench: &Bench) -> Outcome<(u64, Receiver, Endpoint)> {
-    let base = swept()?;
+    let base = shrinker::swept()?;
     let receiver = Receiver::start(&bench.dev, MIB, || Ok(()))?;
     Ok((base, receiver, Endpoint::sender(&bench.dev)?))
 }
@@ -127,7 +120,7 @@ fn idle_pages_are_listed_on_their_own_node(bench: &Bench) -> Outcome {
 }
 
 fn pages_in_use_keep_their_data(bench: &Bench) -> Outcome {
-    let base = swept()?;
+    let base = shrinker::swept()?;
     let mut server = Endpoint::manager(&bench.dev, MIB)?;
     let mut sender = Endpoint::sender(&bench.dev)?;
     let held_data = pattern(1, 50 * PAGE + 11);
@@ -156,7 +149,7 @@ fn pages_in_use_keep_their_data(bench: &Bench) -> Outcome {
 }
 
 fn reclaimed_pages_come_back_zero(bench: &Bench) -> Outcome {
-    let base = swept()?;
+    let base = shrinker::swept()?;
     let mut server = Endpoint::manager(&bench.dev, MIB)?;
     let mut sender = Endpoint::sender(&bench.dev)?;
     for round in 0..5u64 {
@@ -179,7 +172,7 @@ fn reclaimed_pages_come_back_zero(bench: &Bench) -> Outcome {
 }
 
 fn freed_and_used_again_between_scans(bench: &Bench) -> Outcome {
-    let base = swept()?;
+    let base = shrinker::swept()?;
     let mut server = Endpoint::manager(&bench.dev, MIB)?;
     let mut client = Endpoint::client(&bench.dev)?;
     for round in 0..60u64 {
@@ -219,7 +212,7 @@ fn of_a_process_with_an_impostor(bench: &Bench) -> Outcome {
 
 /// The pages behind a hole belong to another VMA than the mapping's start.
 fn of_a_split_mapping(bench: &Bench) -> Outcome {
-    let base = swept()?;
+    let base = shrinker::swept()?;
     let mut server = Endpoint::manager(&bench.dev, MIB)?;
     let mut sender = Endpoint::sender(&bench.dev)?;
     sender.deliver(&pattern(1, 100 * PAGE))?;
@@ -276,7 +269,7 @@ fn impostor_doesnt_starve_others(bench: &Bench) -> Outcome {
 
 /// After an exec the file may be open still, while the memory that was mapped is gone for good.
 fn executed_process_doesnt_starve_others(bench: &Bench) -> Outcome {
-    let base = swept()?;
+    let base = shrinker::swept()?;
     let mut receiver = super::death::spawn_executing(bench)?;
     let mut sender = Endpoint::sender(&bench.dev)?;
     sender.deliver(&pattern(1, PAGES as usize * PAGE))?;
@@ -287,7 +280,7 @@ fn executed_process_doesnt_starve_others(bench: &Bench) -> Outcome {
 
 /// The shrinker meets processes whose memory is about to go.
 fn while_processes_exit(bench: &Bench) -> Outcome {
-    let base = swept()?;
+    let base = shrinker::swept()?;
     let mut driver = Peer::spawn(|_| loop {
         shrinker::scan_all(4);
     })?;
@@ -305,7 +298,7 @@ fn while_processes_exit(bench: &Bench) -> Outcome {
 
 /// Data is right while the shrinker takes every page it can get.
 fn while_transactions_run(bench: &Bench) -> Outcome {
-    let base = swept()?;
+    let base = shrinker::swept()?;
     let mut drivers = Vec::new();
     for step in [1, u64::MAX] {
         drivers.push(Peer::spawn(|_| loop {
