@@ -5,18 +5,16 @@
 use crate::{
     fail,
     outcome::{skip, Context, Outcome},
-    process::Peer,
 };
 use rustix::{
     fs::{open, Mode, OFlags},
     process::Pid,
-    thread::{sched_setaffinity, CpuSet},
 };
 use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    thread::{available_parallelism, sleep},
+    thread::sleep,
     time::Duration,
 };
 
@@ -139,31 +137,10 @@ impl Cgroup {
             .collect())
     }
 
-    /// Lets a process in for a moment, on each CPU. What small objects have left of pages that were
-    /// charged for them is kept, for each node and for ever, until somebody else allocates some
-    /// there; then it is given back.
-    ///
-    /// No process and no cgroup may be in it.
-    pub fn visit(&self) -> Outcome {
-        self.write("cgroup.subtree_control", "-memory")?;
-        self.write("memory.max", "max")?;
-        for cpu in 0..available_parallelism()?.get() {
-            let mut visitor = Peer::spawn(|_| {
-                let mut cpus = CpuSet::new();
-                cpus.set(cpu);
-                sched_setaffinity(None, &cpus)?;
-                self.enter()?;
-                fs::read("/proc/self/stat")?;
-                Ok(())
-            })?;
-            visitor.wait()?;
-        }
-        Ok(())
-    }
-
-    /// What `memory.current` says, in pages, when no CPU has charged any in advance.
+    /// What `memory.current` says, in pages, once the CPUs have been told to give back what they
+    /// have charged in advance. They may do so a bit later.
     pub fn drained(&self) -> Outcome<u64> {
-        self.write("memory.max", "0")?;
+        self.write("memory.high", "0")?;
         self.pages()
     }
 
