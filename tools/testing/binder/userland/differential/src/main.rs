@@ -3,7 +3,9 @@
 //! Does the same with several Binder drivers, and compares what they answer.
 
 mod compare;
+mod cover;
 mod differences;
+mod fuzz;
 mod party;
 mod program;
 mod run;
@@ -18,7 +20,7 @@ use std::{
     io::{BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
+    time::Duration,
 };
 
 /// Does the same with several Binder drivers, and compares what they answer.
@@ -32,14 +34,27 @@ enum Command {
         /// How many
         #[arg(long, default_value_t = 100)]
         programs: u64,
-        /// Begin no more of them after so many seconds
-        #[arg(long)]
-        seconds: Option<u64>,
         /// How many operations each has
         #[arg(long, default_value_t = 200)]
         ops: usize,
         /// One line for each program
         transcripts: PathBuf,
+        /// Programs to run first, in files with one operation in each line
+        scripts: Vec<PathBuf>,
+    },
+    /// Run random programs, and changes of those that reached code which none had reached before
+    Fuzz {
+        /// What the programs are made of
+        #[arg(long)]
+        seed: u64,
+        /// Begin no more of them after so many seconds
+        #[arg(long)]
+        seconds: u64,
+        /// How many operations each has
+        #[arg(long, default_value_t = 200)]
+        ops: usize,
+        /// Where to leave the program that is being run, and those that reached something new
+        folder: PathBuf,
         /// Programs to run first, in files with one operation in each line
         scripts: Vec<PathBuf>,
     },
@@ -72,30 +87,47 @@ fn perform(command: Command) -> Outcome<bool> {
         Command::Run {
             seed,
             programs,
-            seconds,
             ops,
             transcripts,
             scripts,
         } => {
-            let begin = Instant::now();
-            let left = || seconds.is_none_or(|seconds| begin.elapsed().as_secs() < seconds);
             let mut out = BufWriter::new(File::create(transcripts)?);
             let mut write = |transcript: &Transcript| -> Outcome {
                 serde_json::to_writer(&mut out, transcript)?;
                 Ok(out.write_all(b"\n")?)
             };
             for path in &scripts {
-                write(&run::run(&path.display().to_string(), &script(path)?)?)?;
+                write(&run::run(
+                    &path.display().to_string(),
+                    &script(path)?,
+                    None,
+                )?)?;
             }
-            let mut done = 0;
-            while done < programs && left() {
-                let seed = seed.wrapping_add(done);
-                let mut bytes = vec![0; 64 * ops];
+            for number in 0..programs {
+                let seed = seed.wrapping_add(number);
+                let mut bytes = vec![0; fuzz::BYTES * ops];
                 Rng::with_seed(seed).fill(&mut bytes);
-                write(&run::run(&format!("seed {seed}"), &program(&bytes, ops))?)?;
-                done += 1;
+                write(&run::run(
+                    &format!("seed {seed}"),
+                    &program(&bytes, ops),
+                    None,
+                )?)?;
             }
-            println!("{} scripts, {done} random programs", scripts.len());
+            println!("{} scripts, {programs} random programs", scripts.len());
+            Ok(true)
+        }
+        Command::Fuzz {
+            seed,
+            seconds,
+            ops,
+            folder,
+            scripts,
+        } => {
+            let scripts: Vec<_> = scripts
+                .iter()
+                .map(|path| script(path))
+                .collect::<Outcome<_>>()?;
+            fuzz::fuzz(seed, Duration::from_secs(seconds), ops, &folder, &scripts)?;
             Ok(true)
         }
         Command::Compare { ours, c, rust } => compare::compare(

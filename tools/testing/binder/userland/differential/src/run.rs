@@ -3,6 +3,7 @@
 //! Runs programs, one operation after the other, each in the process that it is for.
 
 use crate::{
+    cover::Places,
     party,
     program::{Action, Op, PARTIES},
 };
@@ -14,6 +15,7 @@ use binder_raw::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::HashSet,
     fs,
     thread::sleep,
     time::{Duration, Instant},
@@ -109,39 +111,51 @@ fn pid(peer: &Peer) -> u32 {
     peer.pid().as_raw_nonzero().get() as u32
 }
 
-/// Runs a program with a device of its own.
-pub fn run(name: &str, program: &[Op]) -> Outcome<Transcript> {
+/// Runs a program with a device of its own. Adds to `seen`, if there is such a thing, what it executes.
+pub fn run(name: &str, program: &[Op], mut seen: Option<&mut HashSet<u64>>) -> Outcome<Transcript> {
     let dev = Device::create("differential").context("a device")?;
-    let start = |by, area| -> Outcome<Peer> {
-        let mut peer = Peer::spawn(|link| party::run(&dev, by == 0, area, program, link))?;
+    let counted = seen.is_some();
+    let start = |by, area| -> Outcome<(Peer, Option<Places>)> {
+        let places = counted.then(Places::new).transpose()?;
+        let mut peer = Peer::spawn(|link| {
+            places.as_ref().map_or(Ok(()), Places::enable)?;
+            party::run(&dev, by == 0, area, program, link)
+        })?;
         peer.link.recv()?;
-        Ok(peer)
+        Ok((peer, places))
+    };
+    let end = |party: &mut Peer| -> Outcome {
+        party.kill()?;
+        forgotten(&dev, pid(party))
     };
     let mut parties = (0..PARTIES)
         .map(|by| start(by, None))
         .collect::<Outcome<Vec<_>>>()?;
     let mut steps = Vec::new();
     for (number, op) in program.iter().enumerate() {
+        let (party, places) = &mut parties[op.by];
         let said = match op.action {
             Action::Die { len } => {
-                let dying = pid(&parties[op.by]);
-                parties[op.by].kill()?;
-                forgotten(&dev, dying)?;
+                end(party)?;
                 parties[op.by] = start(op.by, Some(len))?;
                 Vec::new()
             }
             _ => {
-                let link = &mut parties[op.by].link;
-                link.send(number as u64)?;
-                let said = link
+                party.link.send(number as u64)?;
+                let said = party
+                    .link
                     .hear()
                     .context(&format!("{name}, operation {number}: {op:?}"))?;
+                if let (Some(places), Some(seen)) = (places, &mut seen) {
+                    places.collect(seen);
+                }
                 serde_json::from_str(&said)?
             }
         };
         let buffers = match op.action {
             Action::Send { .. } | Action::Reply { .. } => {
-                buffers(&parties.iter().map(pid).collect::<Vec<_>>())?
+                let pids: Vec<u32> = parties.iter().map(|(party, _)| pid(party)).collect();
+                buffers(&pids)?
             }
             _ => Vec::new(),
         };
@@ -151,10 +165,8 @@ pub fn run(name: &str, program: &[Op]) -> Outcome<Transcript> {
             buffers,
         });
     }
-    for mut party in parties {
-        let dying = pid(&party);
-        party.kill()?;
-        forgotten(&dev, dying)?;
+    for (mut party, _) in parties {
+        end(&mut party)?;
     }
     Ok(Transcript {
         name: name.into(),
