@@ -137,11 +137,11 @@ impl Cgroup {
             .collect())
     }
 
-    /// What `memory.current` says, in pages, once the CPUs have been told to give back what they
-    /// have charged in advance. They may do so a bit later.
-    pub fn drained(&self) -> Outcome<u64> {
+    /// Has the CPUs give back what they have charged in advance to this cgroup, and to those below.
+    /// They may do so a bit later.
+    pub fn drain(&self) -> Outcome {
         self.write("memory.high", "0")?;
-        self.pages()
+        self.write("memory.high", "max")
     }
 
     /// Removes the cgroup if no process is in it; tells whether it is gone.
