@@ -15,7 +15,7 @@
 //! output tells how many instructions each took, with all that they call.
 //!
 //! A function returns when the instruction after the call is reached; what an interrupt
-//! executes meanwhile counts too, so the median is what to look at.
+//! executes meanwhile counts too, so the median is what to look at. It doesn't count for the parts.
 
 use std::{
     collections::HashMap,
@@ -67,6 +67,8 @@ struct Known {
     call: Option<usize>,
     marks: bool,
     begins_function: bool,
+    begins_interrupt: bool,
+    ends_interrupt: bool,
     ends_with_call: bool,
     /// How many instructions belong to each part: its index in `Profile::parts`.
     parts: Vec<(usize, u64)>,
@@ -109,6 +111,29 @@ struct Pending {
     began: u64,
 }
 
+/// Where the kernel is with an interrupt.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Interrupt {
+    #[default]
+    None,
+    Handled,
+    /// It goes back to where it came from with this block.
+    Returns,
+}
+
+impl Interrupt {
+    /// What it is when `block` is executed next.
+    fn next(self, block: &Known) -> Self {
+        match self {
+            _ if block.begins_interrupt => Interrupt::Handled,
+            Interrupt::Handled if block.ends_interrupt => Interrupt::Returns,
+            // Another thread may be the first to get there.
+            Interrupt::Handled if block.symbol != 0 => Interrupt::Handled,
+            _ => Interrupt::None,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Profile {
     /// Start and name of each function, by address.
@@ -122,6 +147,7 @@ struct Profile {
     /// Where the function that belongs to a part as a whole returns to.
     part_returns_to: u64,
     was_part: Option<usize>,
+    interrupt: Interrupt,
     out: String,
     calls: Vec<Call>,
     by_name: HashMap<String, usize>,
@@ -227,6 +253,9 @@ impl Profile {
             insns: insns.len() as u64,
             symbol,
             begins_function: entry,
+            begins_interrupt: entry
+                && (name.starts_with("asm_sysvec_") || name == "asm_common_interrupt"),
+            ends_interrupt: name == "native_irq_return_iret",
             ends_with_call,
             parts,
             last_part,
@@ -259,7 +288,10 @@ impl Profile {
         if block.marks {
             self.end_phase();
         }
-        self.execute_parts(block);
+        self.interrupt = self.interrupt.next(block);
+        if self.interrupt == Interrupt::None {
+            self.execute_parts(block);
+        }
         if let Some(call) = block.call {
             if self.pending.len() == 16 {
                 self.pending.clear();
