@@ -19,7 +19,7 @@ help: ## this list
 #: KERNEL_SRC kernel tree or tarball in place of Debian's; for apply and unapply, the tree to change
 #: VM um (default) or qemu: which virtual machine
 #: KERNEL variant to build (default um-debug), or kasan, lockdep, kcsan, kcfi, kmemleak; testing.rst explains
-#: KERNELS those that test-full runs (default: um-debug kasan lockdep kcfi kcsan)
+#: KERNELS those that test-full runs (default: um-debug kasan lockdep kcsan)
 #: PARTS which parts of test to run, as 'kunit selftests*' (default: all)
 #: TOOLCHAIN host: build the kernel with this machine's own tools
 #: JOBS how many compilers at once (default: one a processor)

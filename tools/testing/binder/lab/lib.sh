@@ -147,10 +147,9 @@ if [ -z "${KERNEL:-}" ]; then
 	*) die "VM=$VM: the lab knows um and qemu" ;;
 	esac
 fi
-# Short names. Of indirect calls and of leaks, one kernel takes care.
+# Short names. Of data races, indirect calls and leaks, one kernel takes care.
 case $KERNEL in
 kasan) KERNEL=um-debug-kasan ;;
 lockdep) KERNEL=x86_64-debug-lockdep ;;
-kcsan) KERNEL=x86_64-debug-kcsan ;;
-kcfi | kmemleak) KERNEL=x86_64-debug-kcfi-kmemleak ;;
+kcsan | kcfi | kmemleak) KERNEL=x86_64-debug-kcsan-kcfi-kmemleak ;;
 esac
