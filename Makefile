@@ -20,7 +20,7 @@ help: ## this list
 #: VM um (default) or qemu: which virtual machine
 #: KERNEL variant to build (default um-debug), or kasan, lockdep, kcsan, kcfi, kmemleak; testing.rst explains
 #: KERNELS those that test-full runs (default: um-debug kasan lockdep kcsan)
-#: PARTS which parts of test to run, as 'kunit selftests*' (default: all)
+#: PARTS which parts of test to run, as 'kunit selftests*' (default: all but stress)
 #: TOOLCHAIN host: build the kernel with this machine's own tools
 #: JOBS how many compilers at once (default: one a processor)
 #: TIMEOUT seconds that a command in the virtual machine may take (default: 600, or more where it needs more)
