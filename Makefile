@@ -19,10 +19,10 @@ help: ## this list
 #: KERNEL_SRC kernel tree or tarball in place of Debian's; for apply and unapply, the tree to change
 #: VM um (default) or qemu: which virtual machine
 #: KERNEL variant to build (default um-debug), or kasan, lockdep, kcsan, kcfi, kmemleak; testing.rst explains
-#: KERNELS those that test-full runs (default: um-debug kasan lockdep kcsan)
+#: KERNELS those that test-full runs (default: lockdep kcsan um-debug kasan)
 #: PARTS which parts of test to run, as 'kunit selftests*' (default: all but stress)
 #: TOOLCHAIN host: build the kernel with this machine's own tools
-#: JOBS how many compilers at once (default: one a processor)
+#: JOBS how many compilers, or kernels of test-full, at once (default: one a processor)
 #: TIMEOUT seconds that a command in the virtual machine may take (default: 600, or more where it needs more)
 #: DURATION seconds of stress (default 120) and fuzz (default 300)
 #: SEED number that makes stress, differential and fuzz do the same again
