@@ -109,9 +109,12 @@ impl State {
     }
 }
 
-/// Waits until the driver has ended the processes that are gone, which it does when it gets to it.
+/// Waits until the driver has ended the processes that are gone, which it does when it gets to it,
+/// and freed their pages, which comes last.
 fn nobody_is_left(bench: &Bench) -> Outcome {
-    super::memcg::falls_to(0, || Ok(shrinker::stats(&bench.dev).len() as u64))
+    super::memcg::falls_to(0, || {
+        Ok(shrinker::stats(&bench.dev).len() as u64 + shrinker::total())
+    })
 }
 
 fn command(code: u32, payload: &[u8]) -> Vec<u8> {
