@@ -57,7 +57,8 @@ impl Places {
     /// Begins, for the thread that calls this, until it ends.
     pub fn enable(&self) -> Outcome {
         // SAFETY: The ioctl takes a number. The buffer outlives the thread, as the file holds it.
-        Ok(unsafe { ioctl(&self.fd, IntegerSetter::<ENABLE>::new_usize(TRACE_PC))? })
+        unsafe { ioctl(&self.fd, IntegerSetter::<ENABLE>::new_usize(TRACE_PC))? };
+        Ok(())
     }
 
     /// Adds each pair of places, one executed after the other, to `seen`, and forgets them. The process must have
