@@ -45,6 +45,10 @@ test: ## all tests; the last line counts them
 test-full: ## all tests, on each of the kernels that find what others don't
 	@$(LAB)/test-full
 
+.PHONY: coverage
+coverage: ## which lines of ours the tests execute, and which they don't
+	@$(LAB)/coverage
+
 .PHONY: host-test
 host-test: ## the allocator's tests on this machine: models, exhaustive cases, loom
 	@$(LAB)/host-test
