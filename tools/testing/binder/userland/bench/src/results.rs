@@ -487,29 +487,34 @@ pub fn read(path: &Path) -> Outcome<Report> {
     serde_json::from_str(&text).context(&path.display().to_string())
 }
 
-/// What allocating and freeing took in each round of a phase, by the output of the profiler, where every
-/// second phase is what lies between two of ours.
+/// What allocating and freeing took in each round of the phases with the same name, by the output of the
+/// profiler, where every second phase is what lies between two of ours.
 fn parts(report: &Report, profile: &str) -> Vec<Figure> {
-    let mut figures = Vec::new();
-    for (phase, text) in report
-        .phases
-        .iter()
-        .zip(profile.split("\nphase ").skip(1).step_by(2))
-    {
-        let executed: u64 = text
-            .lines()
-            .filter_map(|line| {
-                let (_, executed) = line.strip_prefix("part ")?.split_once(": ")?;
-                executed.parse::<u64>().ok()
-            })
-            .sum();
-        if executed > 0 {
+    let phases = profile.split("\nphase ").skip(1).step_by(2);
+    let phases: Vec<_> = iter::zip(&report.phases, phases).collect();
+    phases
+        .chunk_by(|(one, _), (other, _)| one.name == other.name)
+        .filter_map(|same| {
+            let (phase, _) = same.first()?;
+            let samples: Vec<_> = same.iter().map(|(_, text)| executed(text)).collect();
             let load = format!("{}: allocate and free", phase.name);
             let rounds = phase.rounds as u64;
-            figures.push(Figure::new(load, "instructions", vec![executed], rounds));
-        }
-    }
-    figures
+            samples
+                .iter()
+                .any(|executed| *executed > 0)
+                .then(|| Figure::new(load, "instructions", samples, rounds))
+        })
+        .collect()
+}
+
+/// Instructions of all parts in a phase.
+fn executed(text: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| {
+            let (_, executed) = line.strip_prefix("part ")?.split_once(": ")?;
+            executed.parse::<u64>().ok()
+        })
+        .sum()
 }
 
 #[cfg(test)]
@@ -559,5 +564,39 @@ mod tests {
         assert!(!agree("round trip: 4 KiB", "round trip: 5 KiB"));
         // What isn't counted in instructions may differ.
         assert!(agree("\"median\":210.0", "\"median\":420.0"));
+    }
+
+    #[test]
+    fn takes_the_median_of_phases() {
+        let phase = |name: &str| record::Phase {
+            name: name.into(),
+            rounds: 10,
+        };
+        let report = Report {
+            kernel: String::new(),
+            unit: String::new(),
+            figures: Vec::new(),
+            phases: ["warm", "warm", "warm", "other"].map(phase).into(),
+            cannot: Vec::new(),
+        };
+        let text = |parts: &[u64]| -> String {
+            let phases = parts.iter().enumerate();
+            let phases = phases.map(|(n, part)| {
+                format!(
+                    "\nphase {}: 9\npart free: {part}\n\nphase between: 9\n",
+                    2 * n
+                )
+            });
+            phases.collect()
+        };
+        // A timer fires in the second.
+        let figures = parts(&report, &text(&[500, 9000, 520, 0]));
+        let [figure] = &figures[..] else {
+            panic!("one load has such instructions");
+        };
+        assert_eq!(
+            (&*figure.load, figure.median),
+            ("warm: allocate and free", 52.0)
+        );
     }
 }
