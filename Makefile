@@ -27,6 +27,7 @@ help: ## this list
 #: DURATION seconds of stress (default 120) and fuzz (default 300)
 #: SEED number that makes stress, differential and fuzz do the same again
 #: PROGRAMS how many random programs differential has (default 200)
+#: MUTATIONS which mutations mutate tries, as '04- 20-' (default: all)
 #: QUICK 1: for bench, fewer repetitions
 #: OPTIONS 1: for bench, also with overflow checks, and with C helpers inlined into Rust
 #: BENCH_ACCEL kvm or tcg: for bench, how two CPUs are run (default: kvm where a guest runs under it)
@@ -59,7 +60,7 @@ stress: ## everything at once, on two CPUs, for DURATION seconds; then nothing m
 
 .PHONY: mutate
 mutate: ## bring bugs that others had into the driver, and see that a test finds each
-	@tools/testing/binder/mutate.sh
+	@tools/testing/binder/mutate.sh $(MUTATIONS)
 
 .PHONY: differential
 differential: ## the same random operations with three drivers, and their answers compared

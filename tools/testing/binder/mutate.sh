@@ -27,10 +27,11 @@ restore() {
 }
 trap restore EXIT
 
-mapfile -t files < <(find "$BINDER/mutations" -name '*.patch' | sort)
-if [ $# != 0 ]; then
-	mapfile -t files < <(printf '%s\n' "${files[@]}" | grep -F "$(printf '%s\n' "$@")")
-fi
+chosen=("$@")
+if [ $# = 0 ]; then chosen=(''); fi
+mapfile -t files < <(for name in "${chosen[@]}"; do
+	find "$BINDER/mutations" -name "*$name*.patch"
+done | sort -u)
 [ ${#files[@]} != 0 ] || die "there is no such mutation"
 
 # The value of a field in the head of a mutation:   field NAME FILE [DEFAULT]
@@ -150,10 +151,12 @@ done < <(for file in "${files[@]}"; do
 done | sort -u)
 [ ${#failed[@]} = 0 ] || die "these tests don't pass before anything is taken out: ${failed[*]}" "all of it: $run/unmutated"
 
-killed=0
+killed=0 nth=0
 for file in "${files[@]}"; do
 	name=$(basename "$file" .patch)
 	log=$run/$name.log
+	nth=$((nth + 1))
+	step "$nth of ${#files[@]}: $name"
 	if with_toolchain patch --strip 1 --batch --forward --no-backup-if-mismatch --reject-file - \
 		--directory "$tree" --input "$file" >"$log" 2>&1; then
 		result=$(try "$file" "$log")
