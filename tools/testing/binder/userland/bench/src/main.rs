@@ -104,6 +104,9 @@ struct Options {
     /// Fewer repetitions
     #[arg(long)]
     quick: bool,
+    /// Another order of sizes in the load "latency", where it is luck who runs when
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
     /// Stay in the memory cgroup that the program is in, instead of one made for it
     #[arg(long)]
     stay: bool,
@@ -116,6 +119,8 @@ const SKIPPED: u8 = 4;
 pub struct Plan {
     /// How often to do what is measured.
     pub repetitions: usize,
+    /// What is to be random is made from this.
+    pub seed: u64,
 }
 
 fn main() -> ExitCode {
@@ -170,6 +175,7 @@ fn measure(options: &Options) -> Outcome {
     }
     let plan = Plan {
         repetitions: if options.quick { 100 } else { 1000 },
+        seed: options.seed,
     };
     let mut report = Report {
         kernel: fs::read_to_string("/proc/version")?.trim_end().into(),
@@ -273,7 +279,14 @@ mod tests {
             phases: Vec::new(),
             cannot: Vec::new(),
         };
-        let failed = run(&loads, &Plan { repetitions: 1 }, &mut report);
+        let failed = run(
+            &loads,
+            &Plan {
+                repetitions: 1,
+                seed: 0,
+            },
+            &mut report,
+        );
         assert_eq!(failed, ["breaks"]);
         assert_eq!(report.figures.len(), 1);
         let [cannot] = &report.cannot[..] else {

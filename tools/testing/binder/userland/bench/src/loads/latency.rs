@@ -18,6 +18,7 @@ use binder_raw::{
     shrinker,
     uapi::BR_REPLY,
 };
+use fastrand::Rng;
 use std::{
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -43,6 +44,7 @@ pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
     let calls = plan.repetitions * 4;
     let done = AtomicBool::new(false);
     let ready = Barrier::new(SENDERS.len());
+    let mut random = Rng::with_seed(plan.seed);
     let _phase = Phase::begin("latency under reclaim", calls * SENDERS.len());
     thread::scope(|scope| -> Outcome {
         scope.spawn(|| {
@@ -54,9 +56,10 @@ pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
             .iter()
             .map(|(name, priority)| {
                 let (device, ready) = (&device, &ready);
+                let sizes = random.fork();
                 (
                     *name,
-                    scope.spawn(move || send(device, priority, ready, calls)),
+                    scope.spawn(move || send(device, priority, ready, calls, sizes)),
                 )
             })
             .collect();
@@ -85,7 +88,13 @@ struct Times {
     calls: Vec<u64>,
 }
 
-fn send(device: &Device, priority: &Priority, ready: &Barrier, calls: usize) -> Outcome<Times> {
+fn send(
+    device: &Device,
+    priority: &Priority,
+    ready: &Barrier,
+    calls: usize,
+    mut sizes: Rng,
+) -> Outcome<Times> {
     priority.take()?;
     let payload = vec![1; SIZES[SIZES.len() - 1]];
     let client = Wire::client(device, 16 * KIB);
@@ -94,8 +103,9 @@ fn send(device: &Device, priority: &Priority, ready: &Barrier, calls: usize) -> 
     let mut client = client?;
     let mut commands = Commands::default();
     let mut times = Times::default();
-    for round in 0..calls {
-        commands.transaction(0, &payload[..SIZES[round % SIZES.len()]], 0);
+    for _ in 0..calls {
+        let size = SIZES[sizes.usize(..SIZES.len())];
+        commands.transaction(0, &payload[..size], 0);
         let (call, reply) = measure(|| {
             let (send, sent) = measure(|| client.write(&commands));
             times.sends.push(send);
