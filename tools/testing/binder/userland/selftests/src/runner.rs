@@ -41,7 +41,7 @@ macro_rules! tests {
                 #[allow(unused_variables)]
                 let limit = 10;
                 $(let limit = $limit;)?
-                4 * limit
+                12 * limit
             }),
         }),+]
     };
