@@ -41,6 +41,7 @@ macro_rules! tests {
                 #[allow(unused_variables)]
                 let limit = 10;
                 $(let limit = $limit;)?
+                // Kernels that check themselves are slow, and machines may be busy.
                 12 * limit
             }),
         }),+]

@@ -39,17 +39,19 @@ const SENDERS: &[(&str, Priority)] = &[
 /// than any later one.
 const WARM_UP: usize = 20;
 
+/// So many that a sender meets the worst that there is: the largest size, with no page there.
+const CALLS: usize = 4000;
+
 const SIZES: [usize; 4] = [128, 4 * KIB, 16 * KIB, 64 * KIB];
 
 pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
     shrinker::need()?;
     let device = Device::create("bench-pressure")?;
     let _server = server::start(&device, 4 * MIB, SENDERS.len())?;
-    let calls = plan.repetitions * 4;
     let done = AtomicBool::new(false);
     let ready = Barrier::new(SENDERS.len());
     let mut random = Rng::with_seed(plan.seed);
-    let _phase = Phase::begin("latency under reclaim", calls * SENDERS.len());
+    let _phase = Phase::begin("latency under reclaim", CALLS * SENDERS.len());
     thread::scope(|scope| -> Outcome {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
@@ -63,7 +65,7 @@ pub fn run(plan: &Plan, figures: &mut Vec<Figure>) -> Outcome {
                 let sizes = random.fork();
                 (
                     *name,
-                    scope.spawn(move || send(device, priority, ready, calls, sizes)),
+                    scope.spawn(move || send(device, priority, ready, sizes)),
                 )
             })
             .collect();
@@ -92,13 +94,7 @@ struct Times {
     calls: Vec<u64>,
 }
 
-fn send(
-    device: &Device,
-    priority: &Priority,
-    ready: &Barrier,
-    calls: usize,
-    mut sizes: Rng,
-) -> Outcome<Times> {
+fn send(device: &Device, priority: &Priority, ready: &Barrier, mut sizes: Rng) -> Outcome<Times> {
     priority.take()?;
     let payload = vec![1; SIZES[SIZES.len() - 1]];
     let client = Wire::client(device, 16 * KIB);
@@ -106,7 +102,7 @@ fn send(
     let mut client = client?;
     let mut commands = Commands::default();
     let mut times = Times::default();
-    for round in 0..WARM_UP + calls {
+    for round in 0..WARM_UP + CALLS {
         let size = SIZES[sizes.usize(..SIZES.len())];
         commands.transaction(0, &payload[..size], 0);
         let mut send = 0;
