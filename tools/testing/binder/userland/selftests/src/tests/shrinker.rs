@@ -165,9 +165,8 @@ fn scanned_counts_as_work_done(_: &Bench) -> Outcome {
         for freeable in objects.iter().filter(|freeable| **freeable > 0) {
             let mut work = 4 * freeable / SEEKS;
             while work >= BATCH || work >= *freeable {
-                // A walk comes round to the first again, but not if that is the only one.
-                let met = if *freeable == 1 { 1 } else { work.min(BATCH) };
-                let looked_at = met * cost;
+                // A walk doesn't come round to the first again.
+                let looked_at = work.min(BATCH).min(*freeable) * cost;
                 work = work.saturating_sub(looked_at);
                 scans += 1;
                 scanned += looked_at;
