@@ -64,7 +64,7 @@ use kernel::{
 
 use crate::allocation::AllocationInfo;
 
-#[cfg(any(CONFIG_KUNIT = "y", host_test))]
+#[cfg(CONFIG_ANDROID_BINDER_RUST_KUNIT_TEST)]
 pub(crate) mod cases;
 mod install;
 mod oneway;
@@ -72,7 +72,7 @@ mod pages;
 mod ranges;
 pub(crate) mod reclaim;
 mod slots;
-#[cfg(CONFIG_KUNIT = "y")]
+#[cfg(all(CONFIG_ANDROID_BINDER_RUST_KUNIT_TEST, not(host_test)))]
 mod tests;
 mod vma;
 

@@ -191,6 +191,7 @@ impl Oneway {
     }
 }
 
+#[cfg(CONFIG_ANDROID_BINDER_RUST_KUNIT_TEST)]
 #[kunit_tests(rust_binder_oneway)]
 mod tests {
     use super::*;

@@ -716,6 +716,7 @@ impl<T> Ranges<T> {
     }
 }
 
+#[cfg(CONFIG_ANDROID_BINDER_RUST_KUNIT_TEST)]
 #[kunit_tests(rust_binder_ranges)]
 mod tests {
     use super::*;

@@ -531,6 +531,7 @@ fn hash(key: u32) -> u32 {
     ((product ^ (product >> 32)).wrapping_mul(GOLDEN_RATIO) >> 32) as u32
 }
 
+#[cfg(CONFIG_ANDROID_BINDER_RUST_KUNIT_TEST)]
 #[kunit_tests(rust_binder_slots)]
 mod tests {
     use super::*;
