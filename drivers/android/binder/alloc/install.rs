@@ -80,10 +80,9 @@ impl Area {
         // The first and the last page, if not covered, may be needed for another buffer, too, whose
         // sender waits for them. So they come last: nobody waits for all of a large buffer.
         let ends = [range.start..covered.start, covered.end..range.end];
-        let covered = [covered, 0..0];
-        let is_filling = self.install_some(&mm, &covered, State::Filling, memcg.as_deref())?;
+        let inner = [covered.clone(), 0..0];
+        let is_filling = self.install_some(&mm, &inner, State::Filling, memcg.as_deref())?;
         if let Err(err) = self.install_some(&mm, &ends, State::InUse, memcg.as_deref()) {
-            let [covered, _] = covered;
             self.discard(covered);
             return Err(err);
         }

@@ -552,18 +552,14 @@ impl PageTable {
         grown
     }
 
-    /// idle -> in use, absent -> installing for all of `range`, of which nothing is in transit and
-    /// no chunk is missing.
+    /// absent -> installing for all of `range`, on which a buffer has been reserved. Nothing of it
+    /// is in transit, and no chunk is missing.
     pub(super) fn begin_install(&mut self, range: Range<usize>) {
         let mut high = self.high;
         for (index, slot) in self.slots(range) {
-            match slot.state() {
-                State::Idle => slot.set_state(State::InUse),
-                State::Absent => {
-                    slot.set_state(State::Installing);
-                    high = high.max(index + 1);
-                }
-                _ => {}
+            if slot.state() == State::Absent {
+                slot.set_state(State::Installing);
+                high = high.max(index + 1);
             }
         }
         self.high = high;
