@@ -54,6 +54,15 @@ pub fn wait_for(child: Pid, limit: Duration) -> Option<WaitStatus> {
         .map(|(_, status)| status)
 }
 
+/// A child may end by itself or be killed, and in no other way.
+pub fn expect_fine(child: Pid, status: WaitStatus) -> Outcome {
+    if status.exit_status() != Some(0) && status.terminating_signal() != Some(Signal::KILL.as_raw())
+    {
+        crate::fail!("child {} ended with {status:?}", child.as_raw_nonzero());
+    }
+    Ok(())
+}
+
 /// One end of a line of numbers and words between two processes.
 pub struct Link(UnixStream);
 
@@ -135,12 +144,7 @@ impl Peer {
     pub fn kill(&mut self) -> Outcome {
         self.signal(Signal::KILL)?;
         let status = self.wait()?;
-        if status.exit_status() != Some(0)
-            && status.terminating_signal() != Some(Signal::KILL.as_raw())
-        {
-            crate::fail!("child {} ended with {status:?}", self.pid.as_raw_nonzero());
-        }
-        Ok(())
+        expect_fine(self.pid, status)
     }
 }
 

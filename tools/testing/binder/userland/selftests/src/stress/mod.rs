@@ -20,13 +20,13 @@ use crate::{
     endpoint::{Endpoint, Txn},
     fail, note,
     outcome::{Context, Outcome, Stop},
-    process::fork,
+    process::{expect_fine, fork},
     shrinker,
 };
 use actors::Stage;
 use counts::{Counts, Kind};
 use fastrand::Rng;
-use rustix::process::{kill_process, wait, Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::{kill_process, wait, Pid, Signal, WaitOptions};
 use std::{
     fs,
     thread::sleep,
@@ -111,7 +111,7 @@ impl Director<'_> {
     /// Takes note of what has ended.
     fn reap(&mut self) -> Outcome {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            fine(pid, status)?;
+            expect_fine(pid, status)?;
             for actor in &mut self.actors {
                 if actor.running.is_some_and(|(running, _)| running == pid) {
                     actor.running = None;
@@ -197,22 +197,13 @@ impl Director<'_> {
         // Orphans come to us, and end soon.
         while let Ok(ended) = wait(WaitOptions::NOHANG) {
             match ended {
-                Some((pid, status)) => fine(pid, status)?,
+                Some((pid, status)) => expect_fine(pid, status)?,
                 None => sleep(Duration::from_millis(1)),
             }
             check!(Instant::now() < until, "a process hangs in the kernel");
         }
         Ok(())
     }
-}
-
-/// A process may end by itself or be killed, and in no other way.
-fn fine(pid: Pid, status: WaitStatus) -> Outcome {
-    if status.exit_status() != Some(0) && status.terminating_signal() != Some(Signal::KILL.as_raw())
-    {
-        fail!("process {} ended with {status:?}", pid.as_raw_nonzero());
-    }
-    Ok(())
 }
 
 /// What is to be in the end as it was in the beginning.
