@@ -6,6 +6,7 @@ mod accounting;
 mod death;
 mod failslab;
 mod faults;
+mod files;
 mod free;
 mod isolation;
 pub mod mapping;
@@ -29,6 +30,7 @@ type Suite = &'static [&'static [Test]];
 
 pub const BINDER: Suite = &[
     transactions::TESTS,
+    files::TESTS,
     sizes::TESTS,
     mapping::TESTS,
     unmap::TESTS,
