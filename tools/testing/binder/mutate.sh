@@ -122,11 +122,11 @@ try() {
 }
 
 # Each test must pass when nothing is taken out. Selftests share a boot, the others are run one by one.
-step "the driver as it is"
 failed=()
 expect_pass() {
 	local kind=$1 kernel=$2 name log=$run/unmutated.log
 	shift 2
+	step "the driver as it is: $kind $*"
 	run_tests "$kind" "$kernel" "$log" "$@" || true
 	for name in "$@"; do
 		[ "$(verdict "$kind" "${name#* }" "$log")" = pass ] || failed+=("$name")

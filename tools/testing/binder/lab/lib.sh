@@ -127,16 +127,22 @@ new_run() {
 	mktemp -d "$WORK/runs/$(date +%Y%m%d-%H%M%S)-XXXX"
 }
 
-# Boots a kernel for one command, and shows what that prints as it comes:   shown RUN VARIANT COMMAND
+# Boots a kernel for one command, and shows what that prints as it comes:   shown KERNEL RUN COMMAND [KERNEL-PARAMETER...]
 shown() {
-	local run=$1 watcher status=0
+	local kernel=$1 run=$2 command=$3 watcher status=0
+	shift 3
 	: >"$run/output"
 	tail --follow --pid=$$ --sleep-interval=0.2 "$run/output" &
 	watcher=$!
-	"$LAB/boot" "$run/$2" "$run" "($3) >/host/output 2>&1" || status=$?
+	"$LAB/boot" "$kernel" "$run" "($command) >/host/output 2>&1" "$@" || status=$?
 	sleep 0.5
 	kill "$watcher" 2>/dev/null || true
 	return "$status"
+}
+
+# What the virtual machine runs for the stress.
+stress_command() {
+	echo "binder-selftests --stress --seed=${SEED:-$SRANDOM} --seconds=${DURATION:-120}"
 }
 
 # The kernel to run: KERNEL names a variant, VM=qemu makes it an x86_64 one.

@@ -18,6 +18,9 @@ use std::{
 /// How many bytes make an operation, at most.
 pub const BYTES: usize = 64;
 
+/// After how long to say again how far it is.
+const TELL: Duration = Duration::from_secs(30);
+
 /// A program as a file that `run` takes.
 fn write(path: &Path, program: &[Op]) -> Outcome {
     let mut text = String::new();
@@ -64,6 +67,7 @@ pub fn fuzz(seed: u64, time: Duration, ops: usize, folder: &Path, scripts: &[Vec
     check!(!seen.is_empty(), "KCOV knows nothing of the driver");
     let mut found = Vec::new();
     let mut done = 0;
+    let mut told = begin.elapsed();
     while begin.elapsed() < time {
         let bytes = next(&mut rng, &found, ops);
         let program = program(&bytes, ops);
@@ -75,6 +79,15 @@ pub fn fuzz(seed: u64, time: Duration, ops: usize, folder: &Path, scripts: &[Vec
             found.push(bytes);
         }
         done += 1;
+        if begin.elapsed() >= told + TELL {
+            told = begin.elapsed();
+            println!(
+                "{} of {} seconds: {done} programs, {} pairs of places",
+                told.as_secs(),
+                time.as_secs(),
+                seen.len()
+            );
+        }
     }
     check!(done > 0, "there was no time for a program");
     println!(

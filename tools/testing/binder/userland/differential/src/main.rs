@@ -97,6 +97,7 @@ fn perform(command: Command) -> Outcome<bool> {
                 Ok(out.write_all(b"\n")?)
             };
             for path in &scripts {
+                println!("{}", path.display());
                 write(&run::run(
                     &path.display().to_string(),
                     &script(path)?,
@@ -112,8 +113,10 @@ fn perform(command: Command) -> Outcome<bool> {
                     &program(&bytes, ops),
                     None,
                 )?)?;
+                if (number + 1) % 10 == 0 || number + 1 == programs {
+                    println!("{} of {programs} random programs", number + 1);
+                }
             }
-            println!("{} scripts, {programs} random programs", scripts.len());
             Ok(true)
         }
         Command::Fuzz {
