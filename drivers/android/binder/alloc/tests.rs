@@ -506,6 +506,51 @@ mod suite {
         Ok(())
     }
 
+    /// Locks the VMA at `address` for writing, where VMAs have locks of their own.
+    ///
+    /// # Safety
+    ///
+    /// `mm` must be locked for writing.
+    #[cfg(CONFIG_PER_VMA_LOCK)]
+    unsafe fn lock_vma(mm: *mut bindings::mm_struct, address: usize) {
+        // SAFETY: The mm is locked.
+        let vma = unsafe { bindings::find_vma(mm, address as c_ulong) };
+        if !vma.is_null() {
+            // SAFETY: The mm is locked for writing, so that the VMA stays.
+            unsafe { bindings::__vma_start_write(vma, bindings::TASK_UNINTERRUPTIBLE as c_int) };
+        }
+    }
+
+    /// There is nothing to lock.
+    ///
+    /// # Safety
+    ///
+    /// None.
+    #[cfg(not(CONFIG_PER_VMA_LOCK))]
+    unsafe fn lock_vma(_: *mut bindings::mm_struct, _: usize) {}
+
+    /// Does something while the address space is locked for writing, as by mmap() in another
+    /// thread, and if `and_vma`, the VMA at `address`, too.
+    ///
+    /// Without `mm_lock_seq`, which nobody moves on here, the VMA looks locked also afterwards.
+    /// Where locks of VMAs are concerned, this may happen at any time: their users fall back.
+    fn with_locked_mm<R>(address: usize, and_vma: bool, body: impl FnOnce() -> R) -> Result<R> {
+        let task = kernel::current!();
+        let mm = task.mm().ok_or(ESRCH)?.as_raw();
+        // SAFETY: The thread has the mm, and doesn't have its lock.
+        let lock = unsafe { &raw mut (*mm).__bindgen_anon_1.mmap_lock };
+        // SAFETY: As above.
+        unsafe { bindings::down_write(lock) };
+        if and_vma {
+            // SAFETY: The mm is locked.
+            unsafe { lock_vma(mm, address) };
+        }
+        let result = body();
+        // SAFETY: It has been locked above.
+        unsafe { bindings::up_write(lock) };
+        Ok(result)
+    }
+
     /// Reclaim doesn't wait for the address space, in which its own thread may be at work.
     #[test]
     fn a_locked_address_space_keeps_its_pages() -> Result {
@@ -513,23 +558,46 @@ mod suite {
         let buffer = fixture.reserve(3 * PAGE_SIZE)?;
         fixture.alloc.release(buffer);
 
-        let task = kernel::current!();
-        let mm = task.mm().ok_or(ESRCH)?.as_raw();
-        // SAFETY: The thread has the mm, and doesn't have its lock.
-        unsafe { bindings::down_write(&raw mut (*mm).__bindgen_anon_1.mmap_lock) };
-        let (freed, scanned) = fixture.scan(3, None);
-        // SAFETY: It has been locked above.
-        unsafe { bindings::up_write(&raw mut (*mm).__bindgen_anon_1.mmap_lock) };
-        assert!(scanned == 3);
-        if cfg!(CONFIG_PER_VMA_LOCK) {
-            // The VMA isn't locked.
-            assert!(freed == Some(3));
-        } else {
-            assert!(freed.is_none());
-            assert!(fixture.counts() == counts(0, 3));
-            assert!(fixture.scan(3, None).0 == Some(3));
-        }
+        let (freed, scanned) = with_locked_mm(fixture.address, true, || fixture.scan(3, None))?;
+        // A node's scan meets those on other nodes, too.
+        assert!(freed.is_none() && scanned >= 3);
+        assert!(fixture.counts() == counts(0, 3));
+        assert!(fixture.count(None) == 3);
+
+        assert!(fixture.scan(3, None).0 == Some(3));
+        assert!(fixture.counts() == counts(0, 0));
         assert!(fixture.count(None) == 0);
+        Ok(())
+    }
+
+    /// Nor does it wait for more than the VMA, where VMAs have locks of their own.
+    #[test]
+    #[cfg(CONFIG_PER_VMA_LOCK)]
+    fn a_vma_that_is_not_locked_is_enough() -> Result {
+        let fixture = Fixture::new()?;
+        let buffer = fixture.reserve(3 * PAGE_SIZE)?;
+        fixture.alloc.release(buffer);
+
+        let (freed, _) = with_locked_mm(fixture.address, false, || fixture.scan(3, None))?;
+        assert!(freed == Some(3));
+        assert!(fixture.counts() == counts(0, 0));
+        Ok(())
+    }
+
+    /// Where the lock of the VMA isn't to be had, that of the address space will do.
+    #[test]
+    fn a_locked_vma_is_reached_by_its_address_space() -> Result {
+        let fixture = Fixture::new()?;
+        with_locked_mm(fixture.address, true, || ())?;
+        let buffer = fixture.reserve(3 * PAGE_SIZE + 8)?;
+        fixture.alloc.write(&buffer, 0, &7u8)?;
+        assert!(fixture.counts() == counts(4, 0));
+        assert!(fixture.peek(0)? == 7);
+        fixture.alloc.release(buffer);
+
+        assert!(fixture.scan(4, None).0 == Some(4));
+        assert!(fixture.counts() == counts(0, 0));
+        assert!(fixture.peek(0).is_err());
         Ok(())
     }
 
