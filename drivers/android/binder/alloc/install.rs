@@ -4,8 +4,9 @@
 //! are mapped later, when it has been written.
 
 use core::{
-    cmp::{max, min},
-    ops::Range, //
+    cmp::min,
+    ops::Range,
+    slice, //
 };
 
 use kernel::{
@@ -19,22 +20,24 @@ use kernel::{
         SplitPages, //
     },
     prelude::*,
-    sync::{rcu, ArcBorrow}, //
+    sync::{
+        lock::spinlock::SpinLockGuard,
+        rcu,
+        ArcBorrow, //
+    }, //
 };
 
 use super::{
-    pages::{PageTable, State},
+    pages::{Grown, State},
     vma::Window,
     Area,
+    AreaState,
     Buffer,
     BATCH, //
 };
 
 /// The first pages of a run.
 type Borrowed<'b> = [Option<BorrowedPage<'b>>; BATCH];
-
-/// Pages of a buffer: those that it covers, or those at its ends that it doesn't.
-type Part = [Range<usize>; 2];
 
 /// How many pages, as a power of two, are allocated at a time at most. The page allocator keeps no
 /// more than that at hand for each processor.
@@ -77,103 +80,137 @@ impl Area {
         let mm = MmWithUser::into_mmput_async(self.mm.mmget_not_zero().ok_or(ESRCH)?);
         let memcg = MemCgroup::from_mm(&mm);
 
-        // The first and the last page, if not covered, may be needed for another buffer, too, whose
-        // sender waits for them. So they come last: nobody waits for all of a large buffer.
+        let is_filling = self.install_covered(covered.clone(), memcg.as_deref())?;
         let ends = [range.start..covered.start, covered.end..range.end];
-        let inner = [covered.clone(), 0..0];
-        let is_filling = self.install_some(&mm, &inner, State::Filling, memcg.as_deref())?;
-        if let Err(err) = self.install_some(&mm, &ends, State::InUse, memcg.as_deref()) {
+        if let Err(err) = self.install_ends(&mm, &ends, memcg.as_deref()) {
             self.discard(covered);
             return Err(err);
         }
         Ok(is_filling)
     }
 
-    /// Brings those pages of `part` that are absent, to be filled or in use: that is `state`. Says
-    /// whether there were any.
-    fn install_some(
-        self: ArcBorrow<'_, Self>,
-        mm: &MmWithUser,
-        part: &Part,
-        state: State,
-        memcg: Option<&MemCgroup>,
-    ) -> Result<bool> {
-        // Memory that the page table doesn't need any more, to be dropped without the lock.
+    /// Locks the area when the page table has room for all of `part`, and nobody is about to bring
+    /// or to take away a page of it. Memory that the page table doesn't need any more comes along,
+    /// to be dropped without the lock.
+    fn lock_settled<'a>(
+        this: &'a ArcBorrow<'_, Self>,
+        part: &[Range<usize>],
+    ) -> Result<(Option<Grown>, SpinLockGuard<'a, AreaState>)> {
         let mut unused = None;
-        let mut locked = self.state.lock();
-        let (window, first) = loop {
-            let Some(mapped) = locked.mapped.as_mut() else {
-                return Err(ESRCH);
-            };
-            let pages = &mut mapped.pages;
+        let mut locked = this.state.lock();
+        loop {
+            let pages = &locked.mapped.as_ref().ok_or(ESRCH)?.pages;
             if let Some(request) = part.iter().find_map(|range| pages.lacks(range.clone())) {
                 drop(locked);
                 drop(unused.take());
-                let grown = request.alloc(self)?;
-                locked = self.state.lock();
+                let grown = request.alloc(*this)?;
+                locked = this.state.lock();
                 if let Some(mapped) = locked.mapped.as_mut() {
                     unused = Some(mapped.pages.grow(grown));
                 }
             } else if part.iter().any(|range| pages.in_transit(range.clone())) {
                 locked.waiters += 1;
-                self.settled.wait(&mut locked);
+                this.settled.wait(&mut locked);
                 locked.waiters -= 1;
             } else {
-                part.iter()
-                    .for_each(|range| pages.begin_install(range.clone()));
-                match installing(pages, part, 0, false) {
-                    Some(run) => break (mapped.window, run),
-                    // They are all there, or others have brought them in the meantime.
-                    None => return Ok(false),
-                }
+                return Ok((unused, locked));
             }
-        };
+        }
+    }
+
+    /// Brings those pages of `covered` that are absent, to be filled. Says whether there were any.
+    /// On failure, they are absent as before.
+    ///
+    /// A buffer covers all of them, so that they are nobody else's business.
+    fn install_covered(
+        self: ArcBorrow<'_, Self>,
+        covered: Range<usize>,
+        memcg: Option<&MemCgroup>,
+    ) -> Result<bool> {
+        if covered.is_empty() {
+            return Ok(false);
+        }
+        let (unused, locked) = Self::lock_settled(&self, slice::from_ref(&covered))?;
+        let mapped = locked.mapped.as_ref().ok_or(ESRCH)?;
+        let mut absent = mapped.pages.absent(covered.clone(), BATCH);
         drop(locked);
         drop(unused);
 
-        let result = self.bring(mm, window, part, first, state, memcg);
-        if result.is_err() {
-            self.empty(mm, window, part);
+        let is_filling = absent.is_some();
+        let mut order = MAX_ORDER;
+        while let Some(run) = absent {
+            let mut pages = match self.allocate(run.len(), &mut order, false, memcg) {
+                Ok(pages) => pages.into_iter(),
+                Err(err) => {
+                    self.discard(covered);
+                    return Err(err);
+                }
+            };
+            let mut locked = self.state.lock();
+            let mapped = locked.mapped.as_mut().ok_or(ESRCH)?;
+            mapped.pages.put(run.clone(), &mut pages, State::Filling);
+            absent = mapped.pages.absent(run.end..covered.end, BATCH);
         }
-        result.map(|()| true)
+        Ok(is_filling)
     }
 
-    /// Allocates all pages of `part` that this thread made installing, from the run `first` on.
-    /// Maps them and brings them into use, unless `state` is that they are filling.
-    fn bring(
-        &self,
+    /// Brings those of the pages `ends` into use that are absent. On failure, they are absent as
+    /// before.
+    ///
+    /// They may be needed for another buffer, too, whose sender waits for them, whatever its
+    /// priority: for no longer than it takes to map them.
+    fn install_ends(
+        self: ArcBorrow<'_, Self>,
         mm: &MmWithUser,
-        window: Window,
-        part: &Part,
-        first: Range<usize>,
-        state: State,
+        ends: &[Range<usize>; 2],
         memcg: Option<&MemCgroup>,
     ) -> Result {
-        let is_filling = state == State::Filling;
-        let mut run = first;
-        loop {
-            let pages = self.allocate(run.len(), !is_filling, memcg)?;
-            if !is_filling {
-                window.insert(mm, self, run.start, &pages)?;
-            }
-            let mut pages = pages.into_iter();
-
-            let mut locked = self.state.lock();
-            let Some(mapped) = locked.mapped.as_mut() else {
+        if ends.iter().all(Range::is_empty) {
+            return Ok(());
+        }
+        let mut pages = KVec::new();
+        let (window, absent) = loop {
+            let (unused, mut locked) = Self::lock_settled(&self, ends)?;
+            let mapped = locked.mapped.as_mut().ok_or(ESRCH)?;
+            let absent = ends
+                .each_ref()
+                .map(|end| mapped.pages.absent(end.clone(), 1));
+            let count = absent.iter().flatten().count();
+            if count == 0 {
+                // They are all there, or others have brought them in the meantime.
                 return Ok(());
-            };
-            mapped.pages.installed(run.clone(), &mut pages);
-            match installing(&mapped.pages, part, run.end, false) {
-                Some(next) => run = next,
-                None => {
-                    for range in part {
-                        mapped.pages.finish_install(range.clone(), state);
-                    }
-                    self.settle(locked);
-                    return Ok(());
+            }
+            if count <= pages.len() {
+                for end in absent.iter().flatten() {
+                    mapped.pages.begin_install(end.clone());
                 }
+                break (mapped.window, absent);
+            }
+            drop(locked);
+            drop(unused);
+            pages = self.allocate(count, &mut 0, true, memcg)?;
+        };
+
+        let mut inserts = absent.iter().flatten().zip(pages.iter());
+        let result = inserts
+            .try_for_each(|(end, page)| window.insert(mm, &self, end.start, slice::from_ref(page)));
+        if result.is_err() {
+            for end in absent.iter().flatten() {
+                window.zap_wait(mm, &self, end.clone());
             }
         }
+
+        let mut pages = pages.into_iter();
+        let mut locked = self.state.lock();
+        let mapped = locked.mapped.as_mut().ok_or(ESRCH)?;
+        for end in absent.into_iter().flatten() {
+            match result {
+                Ok(()) => mapped.pages.put(end, &mut pages, State::InUse),
+                Err(_) => mapped.pages.abort_install(end),
+            }
+        }
+        self.settle(locked);
+        result
     }
 
     /// Maps the pages of `buffer` that have been filled, and brings them into use. On failure, they
@@ -255,39 +292,20 @@ impl Area {
         }
     }
 
-    /// Takes away again what [`bring`](Self::bring) brought before it failed.
-    #[cold]
-    fn empty(&self, mm: &MmWithUser, window: Window, part: &Part) {
-        let mut from = 0;
-        while let Some(run) = self.brought(part, from) {
-            from = run.end;
-            window.zap_wait(mm, self, run);
-        }
-
-        // If there is no memory for this, the pages are freed with the lock held.
-        let mut pages = KVec::with_capacity(
-            part.iter().map(|range| range.len()).sum(),
-            GFP_KERNEL | __GFP_NOWARN,
-        )
-        .unwrap_or_default();
-        // As soon as the lock is dropped, what is installing in this part may be so by others.
-        let mut state = self.state.lock();
-        if let Some(mapped) = state.mapped.as_mut() {
-            for range in part {
-                mapped.pages.abort_install(range.clone(), &mut pages);
-            }
-        }
-        self.settle(state);
-    }
-
     /// Allocates pages, charged to `memcg`, that can go on the LRU without a further allocation.
-    /// They are cleared only if `zero`.
-    fn allocate(&self, count: usize, zero: bool, memcg: Option<&MemCgroup>) -> Result<KVec<Page>> {
+    /// They are cleared only if `zero`. For `order`, see [`allocate_some`].
+    fn allocate(
+        &self,
+        count: usize,
+        order: &mut u32,
+        zero: bool,
+        memcg: Option<&MemCgroup>,
+    ) -> Result<KVec<Page>> {
         let mut pages = KVec::with_capacity(count, GFP_KERNEL)?;
         let mut has_heads = false;
         MemCgroup::with_active(memcg, || {
             while pages.len() < count {
-                let mut new = allocate_some(count - pages.len(), zero)?;
+                let mut new = allocate_some(count - pages.len(), order, zero)?;
                 let Some(page) = new.next() else {
                     return Err(ENOMEM);
                 };
@@ -308,36 +326,18 @@ impl Area {
             Ok(pages)
         })
     }
-
-    /// The next pages of `part`, from page `from` on, that this thread has brought.
-    fn brought(&self, part: &Part, from: usize) -> Option<Range<usize>> {
-        let state = self.state.lock();
-        installing(&state.mapped.as_ref()?.pages, part, from, true)
-    }
 }
 
-/// The next pages of `part`, from page `from` on, that are installing, and have a page already or
-/// have none yet.
-fn installing(
-    pages: &PageTable,
-    part: &Part,
-    from: usize,
-    with_page: bool,
-) -> Option<Range<usize>> {
-    part.iter().find_map(|range| {
-        let left = max(range.start, from)..range.end;
-        pages.installing(left, with_page, BATCH)
-    })
-}
-
-/// Allocates pages, `count` at most, and one at least. They are cleared only if `zero`.
-fn allocate_some(count: usize, zero: bool) -> Result<SplitPages, AllocError> {
-    if zero {
-        return Page::alloc_split(0, page_flags() | __GFP_ZERO);
+/// Allocates pages, `count` at most, and one at least: two to the power of `order` at most, if so
+/// many are at hand. If they aren't, that isn't tried again.
+fn allocate_some(count: usize, order: &mut u32, zero: bool) -> Result<SplitPages, AllocError> {
+    *order = min(*order, count.ilog2());
+    if *order != 0 {
+        match Page::alloc_split(*order, pages_flags()) {
+            Ok(pages) => return Ok(pages),
+            Err(AllocError) => *order = 0,
+        }
     }
-    match min(count.ilog2(), MAX_ORDER) {
-        0 => None,
-        order => Page::alloc_split(order, pages_flags()).ok(),
-    }
-    .map_or_else(|| Page::alloc_split(0, page_flags()), Ok)
+    let flags = page_flags();
+    Page::alloc_split(0, if zero { flags | __GFP_ZERO } else { flags })
 }

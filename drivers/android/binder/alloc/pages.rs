@@ -7,7 +7,7 @@
 //! | state      | page  | on the LRU | what it means                                              |
 //! |------------|-------|------------|------------------------------------------------------------|
 //! | absent     | none  | no         | nothing is mapped                                          |
-//! | installing | maybe | no         | the one thread that made it so allocates and maps the page |
+//! | installing | none  | no         | the one thread that made it so maps a page                 |
 //! | filling    | yes   | no         | one buffer covers all of it, which is being written        |
 //! | in use     | yes   | maybe      | a buffer lies on it                                        |
 //! | idle       | yes   | yes        | no buffer lies on it; reclaim may take it                  |
@@ -20,9 +20,9 @@
 //! | from                   | to         | by                                                     |
 //! |------------------------|------------|--------------------------------------------------------|
 //! | idle                   | in use     | a thread that reserves a buffer                        |
-//! | absent                 | installing | a thread that reserves a buffer                        |
-//! | installing             | in use     | the same thread, when it is there and mapped           |
-//! | installing             | filling    | the same thread, if its buffer covers all of the page  |
+//! | absent                 | filling    | a thread that reserves a buffer which covers the page  |
+//! | absent                 | installing | a thread that reserves another buffer, and has a page  |
+//! | installing             | in use     | the same thread, when the page is mapped               |
 //! | installing             | absent     | the same thread, when that failed                      |
 //! | filling                | in use     | who has the buffer, once it is written and mapped      |
 //! | filling                | absent     | who has the buffer, to release it instead              |
@@ -32,9 +32,9 @@
 //! | in use, idle           | absent     | teardown, when nothing maps the area any more          |
 //!
 //! A thread may wait for the end of both installing and isolated ([`PageTable::in_transit`]):
-//! nobody waits for that, or for anybody who may wait for it, while it has made a page so itself.
-//! It doesn't wait for all of another buffer: a buffer's pages that others may need, too, are the
-//! ones that it doesn't cover, two at most, and these are brought when the rest of it is there.
+//! nobody waits for that, or for anybody who may wait for it, while it has made a
+//! page so itself. The page is allocated before that: a sender waits for memory that another one
+//! needs only if page tables are missing.
 //!
 //! # A page is mapped when it has been written
 //!
@@ -52,6 +52,7 @@
 
 use core::{
     cell::Cell,
+    cmp::max,
     iter,
     marker::PhantomPinned,
     mem::{align_of, offset_of, size_of, swap},
@@ -110,7 +111,7 @@ impl State {
 /// # Invariants
 ///
 /// - `word` is a state, or'd with the pointer to a page that the slot owns, or with null.
-/// - In the states in use, filling and idle there is a page; absent and isolated there is none.
+/// - In the states in use, filling and idle there is a page; in the others there is none.
 /// - The slot is linked only in the states in use and idle, and always when idle.
 /// - `word` is only used under the area's lock.
 #[pin_data]
@@ -552,17 +553,11 @@ impl PageTable {
         grown
     }
 
-    /// absent -> installing for all of `range`, on which a buffer has been reserved. Nothing of it
-    /// is in transit, and no chunk is missing.
+    /// absent -> installing for the pages of `range`, on which a buffer has been reserved.
     pub(super) fn begin_install(&mut self, range: Range<usize>) {
-        let mut high = self.high;
-        for (index, slot) in self.slots(range) {
-            if slot.state() == State::Absent {
-                slot.set_state(State::Installing);
-                high = high.max(index + 1);
-            }
+        for (_, slot) in self.slots(range) {
+            slot.set_state(State::Installing);
         }
-        self.high = high;
     }
 
     /// The first adjoining pages of `range` that are `wanted`, `limit` at most.
@@ -582,17 +577,9 @@ impl PageTable {
         Some(start..start + 1 + more)
     }
 
-    /// The first adjoining pages of `range` that are installing and that have a page already, or
-    /// have none yet, `limit` at most.
-    pub(super) fn installing(
-        &self,
-        range: Range<usize>,
-        with_page: bool,
-        limit: usize,
-    ) -> Option<Range<usize>> {
-        self.run(range, limit, |slot| {
-            slot.state() == State::Installing && slot.raw_page().is_some() == with_page
-        })
+    /// The first adjoining pages of `range` that are absent, `limit` at most. No chunk is missing.
+    pub(super) fn absent(&self, range: Range<usize>, limit: usize) -> Option<Range<usize>> {
+        self.run(range, limit, |slot| slot.state() == State::Absent)
     }
 
     /// The first adjoining pages of `range` that are being filled, `limit` at most.
@@ -600,10 +587,16 @@ impl PageTable {
         self.run(range, limit, |slot| slot.state() == State::Filling)
     }
 
-    /// Puts pages on the slots of `run`, which are installing, and stay so.
-    pub(super) fn installed(&mut self, run: Range<usize>, pages: impl Iterator<Item = Page>) {
+    /// absent -> filling, or installing -> in use, for the pages of `run`: that is `state`.
+    pub(super) fn put(
+        &mut self,
+        run: Range<usize>,
+        pages: impl Iterator<Item = Page>,
+        state: State,
+    ) {
+        self.high = max(self.high, run.end);
         for ((_, slot), page) in self.slots(run).zip(pages) {
-            slot.put(page, State::Installing);
+            slot.put(page, state);
         }
     }
 
@@ -631,25 +624,10 @@ impl PageTable {
         }
     }
 
-    /// installing -> in use, or filling, for all of `range`: that is `state`.
-    pub(super) fn finish_install(&mut self, range: Range<usize>, state: State) {
+    /// installing -> absent for the pages of `range`.
+    pub(super) fn abort_install(&mut self, range: Range<usize>) {
         for (_, slot) in self.slots(range) {
-            if slot.state() == State::Installing {
-                slot.set_state(state);
-            }
-        }
-    }
-
-    /// installing -> absent for all of `range`; the pages that were there go to `pages`.
-    pub(super) fn abort_install(&mut self, range: Range<usize>, pages: &mut KVec<Page>) {
-        for (_, slot) in self.slots(range) {
-            if slot.state() != State::Installing {
-                continue;
-            }
-            if let Some(page) = slot.take(State::Absent) {
-                // Without room for it, it is freed here and now.
-                let _ = pages.push_within_capacity(page);
-            }
+            slot.set_state(State::Absent);
         }
     }
 
