@@ -277,21 +277,23 @@ impl Chunk {
     /// Makes a chunk for the page table of `owner`. May sleep.
     fn new(owner: ArcBorrow<'_, Area>) -> Result<Pin<KBox<Self>>> {
         // INVARIANT: The caller puts the chunk into the page table of `owner`.
-        KBox::pin_init(
+        let chunk = KBox::pin_init(
             pin_init!(Self {
                 owner: Arc::as_ptr(&owner.into()),
                 slots <- pin_init::pin_init_array_from_fn(|_| Slot::new()),
                 _pin: PhantomPinned,
             }),
             GFP_KERNEL,
-        )
+        )?;
+        // For `with`: a reference to a slot is good for that slot only.
+        let _ = ptr::from_ref(&*chunk).expose_provenance();
+        Ok(chunk)
     }
 
     /// The chunk that has `slot`.
     fn with(slot: *const Slot) -> *const Self {
         // A chunk is aligned to its size, so it begins where the slot's address is rounded down to.
-        slot.map_addr(|addr| addr & !(align_of::<Self>() - 1))
-            .cast()
+        ptr::with_exposed_provenance(slot.addr() & !(align_of::<Self>() - 1))
     }
 }
 
