@@ -34,7 +34,7 @@ static VM_OPS: AssertSync<bindings::vm_operations_struct> =
 ///
 /// # Safety
 ///
-/// `vma` is a VMA with our operations, locked for writing.
+/// `vma` is a VMA with our operations, which nobody else uses any more.
 unsafe extern "C" fn close_callback(vma: *mut bindings::vm_area_struct) {
     // SAFETY: With our operations goes a pointer to the area. The area is alive: its process is
     // freed only after the last reference to its file, and this VMA has one.
