@@ -577,9 +577,14 @@ unsafe extern "C" fn scan_objects<T: Shrinker>(
     shrinker: *mut bindings::shrinker,
     sc: *mut bindings::shrink_control,
 ) -> c_ulong {
+    // By debugfs, there can be a scan for a number between those of nodes.
+    // SAFETY: The core owns `sc` and leaves it alone for the duration of this call.
+    if !unsafe { bindings::node_possible((*sc).nid) } {
+        return Scan::STOP.0;
+    }
     // SAFETY: As in `count_objects`.
     let ctx = unsafe { T::Context::borrow((*shrinker).private_data) };
-    // SAFETY: The core owns `sc` and leaves it alone for the duration of this call.
+    // SAFETY: As above; the node has been checked.
     let sc = unsafe { ShrinkControl::from_raw_mut(sc) };
 
     T::scan_callback(ctx, sc).0
