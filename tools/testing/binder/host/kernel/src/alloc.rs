@@ -7,7 +7,8 @@ use crate::{
         Error,
         Result, //
     },
-    sys,
+    faults::Left,
+    sys, //
 };
 use pinned_init::PinInit;
 use std::{
@@ -87,7 +88,7 @@ pub mod flags {
 pub use self::flags::Flags;
 
 sys::thread_local! {
-    static LEFT: Cell<usize> = Cell::new(usize::MAX);
+    static LEFT: Left = Left::all();
     static SPINLOCKS: Cell<usize> = Cell::new(0);
 }
 
@@ -98,7 +99,7 @@ pub fn fail_after(n: usize) {
 
 /// How many allocations of this thread have succeeded since `fail_after(usize::MAX)`.
 pub fn allocations() -> usize {
-    LEFT.with(|left| usize::MAX - left.get())
+    LEFT.with(Left::used)
 }
 
 /// That a spinlock is held by this thread.
@@ -134,10 +135,7 @@ fn may_sleep() {
 /// What each allocation begins with.
 pub(crate) fn allocate() -> Result<(), AllocError> {
     may_sleep();
-    LEFT.with(|left| {
-        left.set(left.get().checked_sub(1).ok_or(AllocError)?);
-        Ok(())
-    })
+    LEFT.with(Left::take).then_some(()).ok_or(AllocError)
 }
 
 /// A value in memory of its own.

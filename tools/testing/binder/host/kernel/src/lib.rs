@@ -15,6 +15,7 @@
 pub mod alloc;
 pub mod bindings;
 pub mod error;
+mod faults;
 pub mod list_lru;
 pub mod memcontrol;
 pub mod mm;

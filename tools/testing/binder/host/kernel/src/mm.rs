@@ -3,6 +3,7 @@
 //! Address spaces: VMAs, and which page is mapped where.
 
 use crate::{
+    faults::Left,
     memcontrol::MemCgroup,
     page::Page,
     sync::aref::{
@@ -10,6 +11,7 @@ use crate::{
         AlwaysRefCounted, //
     },
     sys::{
+        self,
         AtomicUsize,
         Ordering::SeqCst,
         RwLock,
@@ -36,6 +38,32 @@ use self::virt::{
     VmaNew,
     VmaRef, //
 };
+
+sys::thread_local! {
+    static MMGETS: Left = Left::all();
+    static VMA_LOCKS: Left = Left::all();
+}
+
+/// Lets this thread find users in an address space for the next `n` times, and none after that: the
+/// process has ended, but what it has mapped is there still.
+pub fn fail_mmget_after(n: usize) {
+    MMGETS.with(|left| left.set(n));
+}
+
+/// How often this thread has found users since `fail_mmget_after(usize::MAX)`.
+pub fn mmgets() -> usize {
+    MMGETS.with(Left::used)
+}
+
+/// Lets this thread look for VMAs by their own locks for the next `n` times, and refuses then.
+pub fn refuse_vma_locks_after(n: usize) {
+    VMA_LOCKS.with(|left| left.set(n));
+}
+
+/// How often this thread was not refused since `refuse_vma_locks_after(usize::MAX)`.
+pub fn vma_locks() -> usize {
+    VMA_LOCKS.with(Left::used)
+}
 
 /// An address space, which may have no user any more.
 pub struct Mm {
@@ -102,6 +130,9 @@ impl Deref for MmWithUserAsync {
 
 impl Mm {
     pub fn mmget_not_zero(&self) -> Option<ARef<MmWithUser>> {
+        if !MMGETS.with(Left::take) {
+            return None;
+        }
         let more = |users| (users != 0).then_some(users + 1);
         self.users.fetch_update(SeqCst, SeqCst, more).ok()?;
         let this = ptr::from_ref(self).cast::<MmWithUser>();
@@ -188,7 +219,7 @@ impl MmWithUser {
     }
 
     pub fn lock_vma_under_rcu(&self, address: usize) -> Option<VmaReadGuard<'_>> {
-        if !self.has_vma_locks {
+        if !self.has_vma_locks || !VMA_LOCKS.with(Left::take) {
             return None;
         }
         let vmas = self.vmas.try_read().ok()?;
