@@ -55,9 +55,24 @@ fn explore(name: &str, preemptions: usize, model: impl Fn() + Sync + Send + 'sta
     runs
 }
 
+/// As [`explore`], without VMA locks and with them. Where nobody locks the address space for
+/// writing, none is refused, and it makes no difference.
+fn explore_locks(name: &str, preemptions: usize, model: impl Fn(bool) + Sync + Send + 'static) {
+    let model = Arc::new(model);
+    for (has_vma_locks, with) in [(false, "without"), (true, "with")] {
+        let model = model.clone();
+        let name = format!("{name}, {with} VMA locks");
+        explore(&name, preemptions, move || model(has_vma_locks));
+    }
+}
+
 fn process() -> (Lru, Arc<Process>) {
+    process_with(false)
+}
+
+fn process_with(has_vma_locks: bool) -> (Lru, Arc<Process>) {
     let lru = Lru::new();
-    let process = Arc::new(Process::new(&lru, PAGES, false));
+    let process = Arc::new(Process::new(&lru, PAGES, has_vma_locks));
     (lru, process)
 }
 
@@ -193,8 +208,8 @@ fn neighbours() {
 
 #[test]
 fn pages_that_cannot_be_unmapped_now() {
-    explore("reclaim while the address space is locked", 4, || {
-        let (lru, process) = process();
+    explore_locks("reclaim while the address space is locked", 4, |locks| {
+        let (lru, process) = process_with(locks);
         send(&process, HALF, 1);
         let thread = spawn(&process, |process| process.munmap(PAGES..PAGES + 1));
         lru.scan(1);
@@ -202,8 +217,8 @@ fn pages_that_cannot_be_unmapped_now() {
         assert_eq!(lru.count(), process.charged());
         finish(process);
     });
-    explore("the same, and use", 2, || {
-        let (lru, process) = process();
+    explore_locks("the same, and use", 2, |locks| {
+        let (lru, process) = process_with(locks);
         send(&process, HALF, 1);
         let lock = spawn(&process, |process| process.munmap(PAGES..PAGES + 1));
         let user = spawn(&process, |process| send(process, HALF, 2));
@@ -216,8 +231,8 @@ fn pages_that_cannot_be_unmapped_now() {
 
 #[test]
 fn teardown() {
-    explore("teardown against reclaim", 3, || {
-        let (lru, process) = process();
+    explore_locks("teardown against reclaim", 3, |locks| {
+        let (lru, process) = process_with(locks);
         send(&process, 2 * PAGE_SIZE, 1);
         let thread = thread::spawn(move || {
             let process = Arc::into_inner(process).unwrap();
@@ -227,8 +242,8 @@ fn teardown() {
         thread.join().unwrap().check();
         assert_eq!(lru.count(), 0);
     });
-    explore("munmap against reclaim", 4, || {
-        let (lru, process) = process();
+    explore_locks("munmap against reclaim", 4, |locks| {
+        let (lru, process) = process_with(locks);
         send(&process, 2 * PAGE_SIZE, 1);
         let thread = spawn(&process, |process| process.munmap(0..PAGES));
         lru.scan(usize::MAX);
@@ -246,8 +261,8 @@ fn teardown() {
         thread.join().unwrap();
         end(process);
     });
-    explore("munmap against use", 3, || {
-        let (_lru, process) = process();
+    explore_locks("munmap against use", 3, |locks| {
+        let (_lru, process) = process_with(locks);
         send(&process, HALF, 1);
         let thread = spawn(&process, |process| process.munmap(0..PAGES));
         match process.reserve(2 * PAGE_SIZE) {
