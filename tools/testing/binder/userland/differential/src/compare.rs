@@ -25,7 +25,7 @@ fn compare_with(peer: &'static str, ours: &[Transcript], theirs: &[Transcript]) 
         let mut areas = Areas::default();
         all += ours.steps.len();
         for (number, (our, their)) in ours.steps.iter().zip(&theirs.steps).enumerate() {
-            areas.follow(&our.op, &our.said);
+            areas.follow(our, their);
             match explain(peer, &areas, our, their) {
                 Verdict::Same => same += 1,
                 Verdict::Known(reasons) => {

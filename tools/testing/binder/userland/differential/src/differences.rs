@@ -8,13 +8,16 @@ use crate::{
     run::{Buffers, Step},
 };
 use binder_raw::binder::{MIB, PAGE};
+use std::{iter, mem};
 
 /// Who has no area, or has unmapped a part of it, or was without one for a time: what failed then may
-/// be told later. And how much of each is used for buffers.
+/// be told later. How much of each is used for buffers. And what each replied last, with our driver and with the
+/// other: who gets the reply is told what was wrong with it.
 #[derive(Default)]
-pub struct Areas {
+pub struct Areas<'a> {
     missing: [Option<bool>; PARTIES],
     len: [usize; PARTIES],
+    replies: [Option<(&'a Step, &'a Step)>; PARTIES],
 }
 
 /// How much of an area of so many bytes drivers use.
@@ -22,9 +25,10 @@ fn used(len: usize) -> usize {
     len.next_multiple_of(PAGE).min(4 * MIB)
 }
 
-impl Areas {
+impl<'a> Areas<'a> {
     /// Takes note of what an operation did.
-    pub fn follow(&mut self, op: &Op, said: &[String]) {
+    pub fn follow(&mut self, our: &'a Step, their: &'a Step) {
+        let Step { op, said, .. } = our;
         let missing = &mut self.missing[op.by];
         match op.action {
             Action::Map { len, .. } if has(said, "mapped") => {
@@ -39,6 +43,7 @@ impl Areas {
                 self.len[op.by] = used(len);
             }
             Action::Unmap { .. } => *missing = Some(true),
+            Action::Reply { .. } => self.replies[op.by] = Some((our, their)),
             _ => {}
         }
     }
@@ -53,6 +58,16 @@ impl Areas {
             Action::Send { handle: 0, .. } => self.is_missing(0) || self.is_missing(op.by),
             _ => (0..PARTIES).any(|party| self.is_missing(party)),
         }
+    }
+
+    /// What an error may be noted for that is told in this operation: what it sends, or another one's reply.
+    fn noted_for<'b>(
+        &'b self,
+        steps: (&'b Step, &'b Step),
+    ) -> impl Iterator<Item = (&'b Step, &'b Step)> {
+        let by = steps.0.op.by;
+        let replies = self.replies.iter().copied().flatten();
+        iter::once(steps).chain(replies.filter(move |(our, _)| our.op.by != by))
     }
 
     /// Who may get what this operation sends.
@@ -132,31 +147,120 @@ pub enum Verdict {
     Unexpected,
 }
 
+const OURS: &str = "ours";
 const C: &str = "C";
 const RUST: &str = "Rust";
 
-/// Errors of one operation, ours and C's, for which several things are wrong.
-const EITHER: [(&str, &str); 9] = [
-    ("BR_FAILED_REPLY -22", "BR_FAILED_REPLY -14"),
-    ("BR_FAILED_REPLY -14", "BR_FAILED_REPLY -22"),
-    ("BR_FAILED_REPLY -12", "BR_FAILED_REPLY -22"),
-    ("BR_FAILED_REPLY -22", "BR_FAILED_REPLY -28"),
-    ("BR_FAILED_REPLY -28", "BR_FAILED_REPLY -22"),
-    ("BR_FAILED_REPLY -28", "BR_FAILED_REPLY -71"),
-    ("BR_FAILED_REPLY -22", "BR_DEAD_REPLY -3"),
-    ("BR_FAILED_REPLY -12", "BR_DEAD_REPLY -3"),
-    ("BR_FAILED_REPLY -22", "BR_DEAD_REPLY -22"),
-];
+/// What may be wrong with a transaction or a reply.
+#[derive(PartialEq)]
+enum Fault {
+    /// There is a call under way that makes it impossible.
+    Stack,
+    /// Its sizes.
+    Sizes,
+    /// The receiver has no area, or is gone.
+    Receiver,
+    /// There is no space for it.
+    Space,
+    Object,
+}
+
+/// Whether an object isn't wholly in the data, or not behind the one before it. Offsets that nobody has given
+/// are 0.
+fn is_out_of_place(payload: &Payload) -> bool {
+    let mut end = 0;
+    let out_of_place = payload.objects.iter().any(|(at, object)| {
+        let begin = *at as usize;
+        let before = mem::replace(&mut end, begin + object.size());
+        begin < before || end > payload.len
+    });
+    let given = 8 * payload.objects.len() as u64;
+    out_of_place || payload.offsets_len.is_some_and(|len| len > given)
+}
+
+/// Whether there may be no space for a transaction or a reply after which these buffers are there. Of the oneway
+/// space, all of them may be.
+fn may_be_full(areas: &Areas, op: &Op, payload: &Payload, buffers: &[Buffers]) -> bool {
+    let oneway = matches!(op.action, Action::Send { oneway: true, .. });
+    payload.space().is_none_or(|size| {
+        areas.receivers(op).into_iter().any(|party| {
+            let (buffers, len) = (&buffers[party], areas.len[party]);
+            let taken: usize = buffers.iter().map(|(_, size)| size).sum();
+            widest_gap(buffers, len) < size || oneway && taken.saturating_add(size) > len / 2
+        })
+    })
+}
+
+/// What may be wrong if a driver notes this error for the transaction or reply of a step.
+fn faults(driver: &str, areas: &Areas, step: &Step, error: &str) -> Vec<Fault> {
+    let (Action::Send { payload, .. } | Action::Reply { payload, .. }) = &step.op.action else {
+        return Vec::new();
+    };
+    let call = matches!(step.op.action, Action::Send { oneway: false, .. });
+    let unaligned = [payload.offsets_len, payload.extra]
+        .iter()
+        .any(|len| len.is_some_and(|len| len % 8 != 0));
+    let has_objects = !payload.objects.is_empty() || payload.offsets_len.is_some();
+    let may_be = match (driver, error) {
+        (OURS, "BR_FAILED_REPLY -22") => vec![
+            (Fault::Stack, call),
+            (Fault::Sizes, unaligned || payload.space().is_none()),
+        ],
+        (OURS, "BR_FAILED_REPLY -12") => vec![(Fault::Sizes, payload.space().is_none())],
+        (C, "BR_FAILED_REPLY -22") => vec![(Fault::Object, has_objects)],
+        (C, "BR_FAILED_REPLY -71") => vec![(Fault::Stack, call)],
+        (C, "BR_DEAD_REPLY -3" | "BR_DEAD_REPLY -22") => vec![(Fault::Receiver, true)],
+        (_, "BR_FAILED_REPLY -28") => vec![(
+            Fault::Space,
+            may_be_full(areas, &step.op, payload, &step.buffers),
+        )],
+        _ => Vec::new(),
+    };
+    may_be
+        .into_iter()
+        .filter_map(|(fault, may_be)| may_be.then_some(fault))
+        .collect()
+}
+
+/// Why two errors differ that are noted for one transaction or reply, if there is a reason.
+fn explain_errors(
+    areas: &Areas,
+    (our, their): (&Step, &Step),
+    errors: (&str, &str),
+) -> Option<&'static str> {
+    let (Action::Send { payload, .. } | Action::Reply { payload, .. }) = &our.op.action else {
+        return None;
+    };
+    match errors {
+        ("BR_FAILED_REPLY -12", "BR_FAILED_REPLY -22") if payload.space().is_none() => {
+            Some("sum of sizes")
+        }
+        ("BR_FAILED_REPLY -22", "BR_FAILED_REPLY -14")
+        | ("BR_FAILED_REPLY -14", "BR_FAILED_REPLY -22")
+            if is_out_of_place(payload) =>
+        {
+            Some("object out of place")
+        }
+        _ => {
+            let theirs = faults(C, areas, their, errors.1);
+            faults(OURS, areas, our, errors.0)
+                .iter()
+                .any(|our| theirs.iter().any(|their| our != their))
+                .then_some("two errors at once")
+        }
+    }
+}
 
 /// Why one line differs, if there is a reason. `dead` is whether the other driver noted an errno for
-/// a receiver that is gone.
+/// a receiver that is gone, and ours one for a failure.
 fn explain_line(
     peer: &str,
     areas: &Areas,
-    op: &Op,
+    steps: (&Step, &Step),
     dead: bool,
     (ours, theirs): (&str, &str),
 ) -> Option<&'static str> {
+    let op = &steps.0.op;
     let (our_error, their_error) = (
         ours.strip_prefix("extended error: "),
         theirs.strip_prefix("extended error: "),
@@ -169,9 +273,9 @@ fn explain_line(
         }
         (Some("BR_FAILED_REPLY -22"), Some("BR_FAILED_REPLY -71")) if peer == C => Some("EPROTO"),
         (Some("BR_FAILED_REPLY -2"), Some("BR_FAILED_REPLY -22")) if peer == C => Some("ENOENT"),
-        (Some(our), Some(their)) if peer == C && EITHER.contains(&(our, their)) => {
-            Some("two errors at once")
-        }
+        (Some(our), Some(their)) if peer == C => areas
+            .noted_for(steps)
+            .find_map(|steps| explain_errors(areas, steps, (our, their))),
         (None, None) => match (ours, theirs) {
             ("BR_ONEWAY_SPAM_SUSPECT", "BR_TRANSACTION_COMPLETE") if peer == C => {
                 Some("spam told once")
@@ -199,7 +303,7 @@ fn has(said: &[String], words: &str) -> bool {
 
 /// Says why two answers differ.
 pub fn explain(peer: &str, areas: &Areas, our: &Step, their: &Step) -> Verdict {
-    let (op, theirs) = (&our.op, &their.said);
+    let (steps, op, theirs) = ((our, their), &our.op, &their.said);
     if our.said == *theirs {
         return Verdict::Same;
     }
@@ -211,11 +315,11 @@ pub fn explain(peer: &str, areas: &Areas, our: &Step, their: &Step) -> Verdict {
     }
     if ours.len() == theirs.len() {
         let lines = ours.iter().zip(theirs).filter(|(our, their)| our != their);
-        let dead = theirs
-            .iter()
-            .any(|line| line.starts_with("extended error: BR_DEAD_REPLY"));
+        let noted = |said: &[String], error| said.iter().any(|line| line.starts_with(error));
+        let dead = noted(&ours, "extended error: BR_FAILED_REPLY")
+            && noted(theirs, "extended error: BR_DEAD_REPLY");
         let explained: Option<Vec<_>> = lines
-            .map(|(our, their)| explain_line(peer, areas, op, dead, (our, their)))
+            .map(|(our, their)| explain_line(peer, areas, steps, dead, (our, their)))
             .collect();
         if let Some(explained) = explained {
             reasons.extend(explained);
@@ -303,10 +407,11 @@ mod tests {
     }
 
     /// All of them have an area, or the first one has not.
-    fn areas(first: bool) -> Areas {
+    fn areas<'a>(first: bool) -> Areas<'a> {
         Areas {
             missing: [Some(!first), Some(false), Some(false)],
             len: [4 * PAGE; PARTIES],
+            ..Areas::default()
         }
     }
 
@@ -408,6 +513,116 @@ mod tests {
                 ..Payload::default()
             };
             assert_eq!(has_parent_at_0(&payload), expected);
+        }
+    }
+
+    /// Whether two errors are explained by two things that are wrong with a transaction, or with a reply to whom
+    /// it is that gets the errors.
+    fn are_two(payload: &Payload, errors: (&str, &str)) -> Option<&'static str> {
+        let mut sent = send(0);
+        let Action::Send {
+            payload: of_sent, ..
+        } = &mut sent.action
+        else {
+            unreachable!();
+        };
+        *of_sent = payload.clone();
+        let reply = Op {
+            by: 0,
+            action: Action::Reply {
+                clear: false,
+                payload: payload.clone(),
+            },
+        };
+        let receive = Op {
+            by: 1,
+            action: Action::Receive,
+        };
+        let [ours, theirs] = [errors.0, errors.1].map(|error| format!("extended error: {error}"));
+        let failed = |op: &Op, error: &String| step(op, &[FAILED, error], Buffers::new());
+        let replied = step(&reply, COMPLETE, Buffers::new());
+        let mut after_reply = areas(true);
+        after_reply.follow(&replied, &replied);
+        let both =
+            [(&sent, areas(true)), (&receive, after_reply)].map(|(op, areas)| {
+                match explain(C, &areas, &failed(op, &ours), &failed(op, &theirs)) {
+                    Verdict::Known(reasons) => Some(reasons[0]),
+                    _ => None,
+                }
+            });
+        assert_eq!(both[0], both[1]);
+        both[0]
+    }
+
+    #[test]
+    fn two_errors_need_two_faults() {
+        let good = Payload {
+            len: 100,
+            ..Payload::default()
+        };
+        let too_large = Payload {
+            len: 5 * PAGE,
+            ..Payload::default()
+        };
+        let unaligned = Payload {
+            extra: Some(9),
+            ..too_large.clone()
+        };
+        let wrong = Payload {
+            objects: vec![(0, Object::Nonsense)],
+            ..too_large.clone()
+        };
+        const INVALID: &str = "BR_FAILED_REPLY -22";
+        const FULL: &str = "BR_FAILED_REPLY -28";
+        for (payload, errors, expected) in [
+            (&good, (INVALID, FULL), false),
+            (&good, (FULL, INVALID), false),
+            (&too_large, (INVALID, FULL), false),
+            (&too_large, (FULL, INVALID), false),
+            (&unaligned, (INVALID, FULL), true),
+            (&unaligned, (FULL, INVALID), false),
+            (&wrong, (INVALID, FULL), false),
+            (&wrong, (FULL, INVALID), true),
+            (&good, (INVALID, "BR_FAILED_REPLY -14"), false),
+            (&unaligned, ("BR_FAILED_REPLY -14", INVALID), false),
+        ] {
+            let expected = expected.then_some("two errors at once");
+            assert_eq!(
+                are_two(payload, errors),
+                expected,
+                "{payload:?}: {errors:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_error_of_two_numbers_needs_its_fault() {
+        const INVALID: &str = "BR_FAILED_REPLY -22";
+        const NO_MEMORY: &str = "BR_FAILED_REPLY -12";
+        const FAULT: &str = "BR_FAILED_REPLY -14";
+        let payload = |len, objects: &[(u64, Object)]| Payload {
+            len,
+            objects: objects.to_vec(),
+            ..Payload::default()
+        };
+        let node = Object::Node {
+            weak: false,
+            number: 8,
+        };
+        let file = Object::File { valid: true };
+        for (payload, place, sum) in [
+            (payload(48, &[]), false, false),
+            (payload(48, &[(0, node), (24, file)]), false, false),
+            (payload(47, &[(0, node), (24, file)]), true, false),
+            (payload(48, &[(24, node), (0, file)]), true, false),
+            (payload(48, &[(0, node), (20, file)]), true, false),
+            (payload(usize::MAX - 7, &[(0, node)]), false, true),
+        ] {
+            let place = place.then_some("object out of place");
+            assert_eq!(are_two(&payload, (INVALID, FAULT)), place, "{payload:?}");
+            assert_eq!(are_two(&payload, (FAULT, INVALID)), place, "{payload:?}");
+            let sum = sum.then_some("sum of sizes");
+            assert_eq!(are_two(&payload, (NO_MEMORY, INVALID)), sum, "{payload:?}");
         }
     }
 }
