@@ -11,6 +11,7 @@ use binder_raw::{
     endpoint::bytes_of,
     outcome::{Context, Outcome},
     process::Link,
+    shrinker,
     uapi::*,
 };
 use rustix::{
@@ -183,6 +184,7 @@ impl Party {
             }
             Action::Write(bytes) => self.write(bytes),
             Action::Ioctl(number) => self.ioctl(*number),
+            Action::Scan { pages } => shrinker::scan_each(*pages),
             // By its end of the link.
             Action::Die { .. } => {}
         }

@@ -43,6 +43,9 @@ pub enum Action {
     Write(Vec<u8>),
     /// An ioctl with a number that may be none.
     Ioctl(u8),
+    /// Has the driver's shrinker look at so many idle pages of each memory cgroup and node, if debugfs has it.
+    /// What comes of it isn't compared.
+    Scan { pages: u64 },
     /// Dies, and comes back as another process, with an area of this size.
     Die { len: usize },
 }
@@ -314,6 +317,12 @@ impl Bytes<'_> {
                 payload: self.payload(area),
             },
             34..50 => Action::Receive,
+            50 | 51 => Action::Scan {
+                pages: match self.one_in(4) {
+                    true => u64::MAX,
+                    false => 1 + self.below(16) as u64,
+                },
+            },
             _ => Action::Free(self.which()),
         };
         Op { by, action }
