@@ -10,7 +10,10 @@ mod party;
 mod program;
 mod run;
 
-use binder_raw::outcome::{Outcome, Stop};
+use binder_raw::{
+    check, note,
+    outcome::{Outcome, Stop},
+};
 use clap::Parser;
 use fastrand::Rng;
 use program::{program, Op};
@@ -58,6 +61,12 @@ enum Command {
         /// Programs to run first, in files with one operation in each line
         scripts: Vec<PathBuf>,
     },
+    /// Run programs, each of them a test: it must come to its end, and no answer may be wrong with any driver
+    Test {
+        /// Files with one operation in each line
+        #[arg(required = true)]
+        scripts: Vec<PathBuf>,
+    },
     /// Compare the answers of our driver with those of the C driver and upstream's Rust driver
     Compare {
         ours: PathBuf,
@@ -80,6 +89,41 @@ fn transcripts(path: &Path) -> Outcome<Vec<Transcript>> {
         .lines()
         .map(|line| Ok(serde_json::from_str(&line?)?))
         .collect()
+}
+
+/// Runs a program as a test.
+fn test(path: &Path) -> Outcome {
+    let transcript = run::run(&path.display().to_string(), &script(path)?, None)?;
+    check!(!transcript.steps.is_empty(), "there is no operation");
+    for (number, step) in transcript.steps.iter().enumerate() {
+        for said in &step.said {
+            check!(
+                !said.starts_with(party::WRONG),
+                "operation {number}: {:?}: {said}",
+                step.op
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Runs programs as tests, and says in TAP how they went; tells whether all went well.
+fn test_all(scripts: &[PathBuf]) -> bool {
+    println!("TAP version 13\n1..{}", scripts.len());
+    let mut well = true;
+    for (index, path) in scripts.iter().enumerate() {
+        let name = path.file_name().unwrap_or_default().display();
+        let ok = match test(path) {
+            Ok(()) => "ok",
+            Err(Stop::Fail(why) | Stop::Skip(why)) => {
+                note!("{why}");
+                well = false;
+                "not ok"
+            }
+        };
+        println!("{ok} {} - {name}", index + 1);
+    }
+    well
 }
 
 fn perform(command: Command) -> Outcome<bool> {
@@ -133,6 +177,7 @@ fn perform(command: Command) -> Outcome<bool> {
             fuzz::fuzz(seed, Duration::from_secs(seconds), ops, &folder, &scripts)?;
             Ok(true)
         }
+        Command::Test { scripts } => Ok(test_all(&scripts)),
         Command::Compare { ours, c, rust } => compare::compare(
             &transcripts(&ours)?,
             &transcripts(&c)?,

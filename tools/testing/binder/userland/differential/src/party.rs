@@ -30,6 +30,9 @@ use std::{
 /// More than this isn't there to be sent, whatever the driver is told.
 const LONGEST: usize = 6 << 20;
 
+/// What begins with it, no driver may do.
+pub const WRONG: &str = "wrong: ";
+
 /// The file that is sent.
 const FILE: &str = "/dev/null";
 
@@ -120,6 +123,11 @@ pub fn run(
 impl Party {
     fn say(&mut self, words: impl Into<String>) {
         self.said.push(words.into());
+    }
+
+    /// Says what no driver may do.
+    fn say_wrong(&mut self, what: &str) {
+        self.say(format!("{WRONG}{what}"));
     }
 
     fn say_result<T: Display>(&mut self, what: &str, result: Result<T, Errno>) {
@@ -416,11 +424,11 @@ impl Party {
         let ends = (addr + len).max(data.offsets as usize + 8 * objects);
         match &self.binder.map {
             Some(map) if addr < map.addr || ends > map.addr + map.len.next_multiple_of(PAGE) => {
-                self.say("a buffer out of the area");
+                self.say_wrong("a buffer out of the area");
             }
-            Some(_) if addr % 8 != 0 => self.say("a buffer that isn't aligned"),
+            Some(_) if addr % 8 != 0 => self.say_wrong("a buffer that isn't aligned"),
             Some(_) => {}
-            None => self.say("a buffer without an area"),
+            None => self.say_wrong("a buffer without an area"),
         }
         let new = Held { addr, len };
         if self
@@ -428,12 +436,12 @@ impl Party {
             .iter()
             .any(|old| old.addr < addr + new.len && addr < old.addr + old.len)
         {
-            self.say("a buffer that isn't free");
+            self.say_wrong("a buffer that isn't free");
         }
         if data.offsets == 0 {
             self.say("no offsets");
         } else if data.offsets as usize != addr + len.next_multiple_of(8) {
-            self.say("offsets elsewhere");
+            self.say_wrong("offsets elsewhere");
         }
         if self.whole {
             self.look(addr, len, data.offsets as usize, objects)?;
