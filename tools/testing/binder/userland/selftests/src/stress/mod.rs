@@ -374,11 +374,14 @@ fn stress(seed: u64, time: Duration, tap: &mut Tap) -> Outcome {
     vanishes("idle pages", || Ok(shrinker::total()))?;
     let before = World::now()?;
 
+    // Here, not in the processes: each of them would have the same.
+    let rngs = [rng.fork(), rng.fork(), rng.fork(), rng.fork()];
+    let [reclaiming, scanning, dropping, reading] = rngs;
     let pressure = [
-        start(|| pressure::reclaim(parent.path(), counts, rng.fork())),
-        start(|| pressure::scan(counts, rng.fork())),
-        start(|| pressure::drop_caches(counts, rng.fork())),
-        start(|| pressure::read_logs(counts, rng.fork())),
+        start(|| pressure::reclaim(parent.path(), counts, reclaiming)),
+        start(|| pressure::scan(counts, scanning)),
+        start(|| pressure::drop_caches(counts, dropping)),
+        start(|| pressure::read_logs(counts, reading)),
     ];
     tap.test("nothing_stops_or_breaks", director.direct(time));
     tap.test("all_processes_end", director.end(&pressure));
