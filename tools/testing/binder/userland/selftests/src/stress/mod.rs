@@ -29,7 +29,7 @@ use fastrand::Rng;
 use rustix::process::{kill_process, wait, Pid, Signal, WaitOptions};
 use std::{
     fs,
-    thread::sleep,
+    thread::{available_parallelism, sleep},
     time::{Duration, Instant},
 };
 
@@ -328,6 +328,11 @@ pub fn run(seed: u64, time: Duration) -> bool {
 
 fn stress(seed: u64, time: Duration, tap: &mut Tap) -> Outcome {
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    let cpus = available_parallelism()?;
+    check!(
+        cpus.get() > 1,
+        "on one CPU nothing happens at once: boot with two or more (make stress VM=qemu)"
+    );
     shrinker::need()?;
     let devices = (0..SERVICES)
         .map(|i| Device::create(&format!("stress{i}")))
