@@ -3,7 +3,7 @@
 //! Memory cgroups of version 2.
 
 use crate::{
-    fail,
+    check_eq, fail,
     outcome::{skip, Context, Outcome},
 };
 use rustix::{
@@ -103,6 +103,14 @@ impl Cgroup {
     /// One counter of `memory.events`.
     pub fn event(&self, name: &str) -> Outcome<u64> {
         self.counter("memory.events", name)
+    }
+
+    /// Makes sure that the OOM killer was never asked for here, let alone killed anybody.
+    pub fn expect_no_oom(&self) -> Outcome {
+        for event in ["oom", "oom_kill", "oom_group_kill"] {
+            check_eq!(self.event(event)?, 0, "{event}");
+        }
+        Ok(())
     }
 
     /// How many cgroups below this one are removed and not gone yet.

@@ -329,7 +329,7 @@ fn charging(bench: &Bench) -> Outcome {
         let charged = cgroup.pages()?;
         cgroup.limit(charged + more)?;
         let status = sender.send(&Txn::oneway(&data))?;
-        check_eq!(cgroup.event("oom_kill")?, 0, "oom_kill");
+        cgroup.expect_no_oom()?;
         if status != BR_FAILED_REPLY {
             note!("{more} pages more suffice, with those that were charged in advance");
             check!(more > 0, "no failure");
