@@ -2,7 +2,14 @@
 
 //! How a test ends, and the checks that end it.
 
-use std::fmt::Display;
+use std::{
+    fmt::Display,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// How long nothing may happen, and how long things may take to end.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a test stopped before its end.
 pub enum Stop {
@@ -34,6 +41,18 @@ impl<T, E: Into<Stop>> Context<T> for Result<T, E> {
             Stop::Fail(why) => Stop::Fail(format!("{what}: {why}")),
             skip => skip,
         })
+    }
+}
+
+/// Waits until a figure is 0: what has ended is cleaned up some time later.
+pub fn vanishes(what: &str, figure: impl Fn() -> Outcome<u64>) -> Outcome {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match figure()? {
+            0 => return Ok(()),
+            left => crate::check!(Instant::now() < until, "{left} {what}"),
+        }
+        sleep(Duration::from_millis(50));
     }
 }
 

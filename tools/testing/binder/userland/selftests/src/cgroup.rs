@@ -4,7 +4,7 @@
 
 use crate::{
     check_eq, fail,
-    outcome::{skip, Context, Outcome},
+    outcome::{skip, vanishes, Context, Outcome},
 };
 use rustix::{
     fs::{open, Mode, OFlags},
@@ -167,6 +167,73 @@ impl Cgroup {
         }
         fail!("can't remove {}", self.path.display())
     }
+}
+
+/// Cgroups that must leave nothing charged in the end, not a single page.
+pub struct Tree {
+    // Before the one above it, which can go then.
+    parent: Cgroup,
+    top: Cgroup,
+}
+
+impl Tree {
+    /// As [`Cgroup::create`].
+    pub fn create(name: &str) -> Outcome<Self> {
+        // No process is in `parent`, but one that has just left a removed child may allocate there.
+        // So it goes, too, and what was lost is found in `top`.
+        let top = Cgroup::create(name)?;
+        let parent = top.child("all")?;
+        // What was charged to `top` for making `parent` is freed later, by one CPU. With nothing
+        // kept for it by another, it comes to whole pages there, and goes.
+        top.drain()?;
+        Ok(Tree { parent, top })
+    }
+
+    /// The folder that the cgroups are in.
+    pub fn path(&self) -> &Path {
+        self.parent.path()
+    }
+
+    pub fn child(&self, name: &str) -> Outcome<Cgroup> {
+        self.parent.child(name)
+    }
+
+    /// Removes all, but for what tells what is left. The children must have been removed.
+    pub fn remove(&self) -> Outcome {
+        self.parent.remove()
+    }
+
+    /// Waits until the kernel has freed what was removed.
+    pub fn expect_gone(&self) -> Outcome {
+        vanishes("dying cgroups", || self.top.dying())
+    }
+
+    /// Waits until nothing is charged to a cgroup that never had a process, and whose children,
+    /// which had some, are gone. A page that got lost stays.
+    ///
+    /// A cgroup that has had processes may keep a page for each node, though all that was charged is
+    /// freed: bytes of small objects freed on different CPUs add up to a page that the kernel doesn't
+    /// notice before the next small object (`nr_charged_bytes` of its `struct obj_cgroup`). Removed
+    /// cgroups give it back with their last object.
+    pub fn expect_uncharged(&self) -> Outcome {
+        vanishes("pages charged", || {
+            drop_caches()?;
+            self.top.drain()?;
+            self.top.pages()
+        })
+    }
+
+    /// All of this.
+    pub fn expect_nothing_left(&self) -> Outcome {
+        self.remove()?;
+        self.expect_gone()?;
+        self.expect_uncharged()
+    }
+}
+
+/// Frees what is only kept for later, also what is just on its way to a list.
+pub fn drop_caches() -> Outcome {
+    Ok(fs::write("/proc/sys/vm/drop_caches", "3")?)
 }
 
 /// Puts the calling process back into the root, where it started.

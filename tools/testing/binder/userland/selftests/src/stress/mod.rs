@@ -14,12 +14,12 @@ mod pressure;
 
 use crate::{
     binder::{Device, MIB},
-    cgroup::Cgroup,
+    cgroup::{drop_caches, Cgroup, Tree},
     check, check_eq,
     data::{pattern, payload},
     endpoint::{Endpoint, Txn},
     fail, note,
-    outcome::{Context, Outcome, Stop},
+    outcome::{vanishes, Context, Outcome, Stop, PATIENCE},
     process::{expect_fine, fork},
     shrinker,
 };
@@ -40,9 +40,6 @@ const CGROUPS: usize = 4;
 
 const PRELUDE: Duration = Duration::from_secs(5);
 
-/// How long nothing may get through, and how long things may take to end.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// How much free memory may differ in the end, in pages: what the kernel keeps for itself differs.
 const SLACK: u64 = 2048;
 
@@ -56,7 +53,7 @@ struct Actor {
 struct Director<'a> {
     stage: Stage<'a>,
     rng: Rng,
-    parent: &'a Cgroup,
+    tree: &'a Tree,
     cgroups: Vec<Cgroup>,
     /// How many cgroups there were.
     made: u64,
@@ -77,7 +74,7 @@ fn start(body: impl FnOnce() -> Outcome) -> Pid {
 impl Director<'_> {
     fn add_cgroup(&mut self) -> Outcome<Cgroup> {
         self.made += 1;
-        self.parent.child(&self.made.to_string())
+        self.tree.child(&self.made.to_string())
     }
 
     /// Begins what isn't running, and ends what has run for long enough.
@@ -237,38 +234,6 @@ impl World {
     }
 }
 
-/// Frees what is only kept for later, also what is just on its way to a list.
-fn drop_caches() -> Outcome {
-    Ok(fs::write("/proc/sys/vm/drop_caches", "3")?)
-}
-
-/// Waits until a figure is 0: what has ended is cleaned up some time later.
-fn vanishes(what: &str, figure: impl Fn() -> Outcome<u64>) -> Outcome {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match figure()? {
-            0 => return Ok(()),
-            left => check!(Instant::now() < until, "{left} {what}"),
-        }
-        sleep(Duration::from_millis(200));
-    }
-}
-
-/// Waits until nothing is charged to a cgroup that never had a process, and whose children, which
-/// had some, are gone. A page that got lost stays.
-///
-/// A cgroup that has had processes may keep a page for each node, though all that was charged is
-/// freed: bytes of small objects freed on different CPUs add up to a page that the kernel doesn't
-/// notice before the next small object (`nr_charged_bytes` of its `struct obj_cgroup`). Removed
-/// cgroups give it back with their last object.
-fn uncharged(cgroup: &Cgroup) -> Outcome {
-    vanishes("pages charged", || {
-        drop_caches()?;
-        cgroup.drain()?;
-        cgroup.pages()
-    })
-}
-
 /// Whether the driver still does what it is for, with all of an area.
 fn still_works(dev: &Device, data: &[u8]) -> Outcome {
     let mut service = Endpoint::manager(dev, MIB)?;
@@ -345,19 +310,13 @@ fn stress(seed: u64, time: Duration, tap: &mut Tap) -> Outcome {
         data: &data,
         counts,
     };
-    // No process is in `parent`, but one that has just left a removed child may allocate there. So
-    // it goes, too, and what was lost is found in `top`.
-    let top = Cgroup::create("stress")?;
-    let parent = top.child("all")?;
-    // What was charged to `top` for making `parent` is freed later, by one CPU. With nothing kept
-    // for it by another, it comes to whole pages there, and goes.
-    top.drain()?;
+    let tree = Tree::create("stress")?;
     let mut rng = Rng::with_seed(seed);
 
     let mut director = Director {
         stage,
         rng: rng.fork(),
-        parent: &parent,
+        tree: &tree,
         cgroups: Vec::new(),
         made: 0,
         actors: Vec::new(),
@@ -383,7 +342,7 @@ fn stress(seed: u64, time: Duration, tap: &mut Tap) -> Outcome {
     let rngs = [rng.fork(), rng.fork(), rng.fork(), rng.fork()];
     let [reclaiming, scanning, dropping, reading] = rngs;
     let pressure = [
-        start(|| pressure::reclaim(parent.path(), counts, reclaiming)),
+        start(|| pressure::reclaim(tree.path(), counts, reclaiming)),
         start(|| pressure::scan(counts, scanning)),
         start(|| pressure::drop_caches(counts, dropping)),
         start(|| pressure::read_logs(counts, reading)),
@@ -405,13 +364,10 @@ fn stress(seed: u64, time: Duration, tap: &mut Tap) -> Outcome {
         "no_idle_page_is_left",
         vanishes("idle pages", || Ok(shrinker::total())),
     );
-    let mut all = cgroups.iter().chain([&parent]);
-    tap.test("cgroups_go", all.try_for_each(Cgroup::remove));
-    tap.test(
-        "removed_cgroups_are_gone",
-        vanishes("dying cgroups", || top.dying()),
-    );
-    tap.test("nothing_is_charged", uncharged(&top));
+    let removed = cgroups.iter().try_for_each(Cgroup::remove);
+    tap.test("cgroups_go", removed.and_then(|()| tree.remove()));
+    tap.test("removed_cgroups_are_gone", tree.expect_gone());
+    tap.test("nothing_is_charged", tree.expect_uncharged());
     let after = World::now()?;
     tap.test(
         "shrinkers_are_as_before",

@@ -5,7 +5,7 @@
 
 use crate::{
     binder::{Binder, MIB, PAGE},
-    cgroup::Cgroup,
+    cgroup::{Cgroup, Tree},
     check, check_eq,
     data::{checksum, pattern},
     endpoint::{bytes_of, Endpoint, Return, Txn},
@@ -121,11 +121,10 @@ fn command(code: u32, payload: &[u8]) -> Vec<u8> {
     [&code.to_ne_bytes(), payload].concat()
 }
 
-/// A cgroup of its own for a receiver, if there are any: the lists of a cgroup are allocated with
-/// its first page.
-fn new_cgroup() -> Outcome<Option<Cgroup>> {
-    match Cgroup::create("faults") {
-        Ok(cgroup) => Ok(Some(cgroup)),
+/// What receivers' cgroups are made in, if there are any.
+fn tree() -> Outcome<Option<Tree>> {
+    match Tree::create("faults") {
+        Ok(tree) => Ok(Some(tree)),
         Err(Stop::Skip(_)) => Ok(None),
         Err(why) => Err(why),
     }
@@ -135,10 +134,13 @@ fn new_cgroup() -> Outcome<Option<Cgroup>> {
 /// allocation failing in turn.
 fn sending(bench: &Bench, queued: usize, payload: &[u8], flags: u32) -> Outcome {
     let txn = Txn::new(payload).flags(flags);
+    let tree = tree()?;
     shrinker::scan_all(u64::MAX);
     each(|nth| {
         nobody_is_left(bench)?;
-        let cgroup = new_cgroup()?;
+        // A new one each time: the lists of a cgroup are allocated with its first page.
+        let cgroup = tree.as_ref().map(|tree| tree.child("receiver"));
+        let cgroup = cgroup.transpose()?;
         let enter = || cgroup.as_ref().map_or(Ok(()), Cgroup::enter);
         let mut receiver = Receiver::start(&bench.dev, 4 * MIB, enter)?;
         let mut sender = Endpoint::sender(&bench.dev)?;
@@ -146,8 +148,7 @@ fn sending(bench: &Bench, queued: usize, payload: &[u8], flags: u32) -> Outcome 
             // From one thread each, as from many senders.
             Endpoint::sender(&bench.dev)?.deliver(&[i as u8; 8])?;
         }
-        let pages = || cgroup.as_ref().map_or(Ok(0), Cgroup::pages);
-        let (before, charged) = (State::now(bench), pages()?);
+        let before = State::now(bench);
 
         let write = command(BC_TRANSACTION, bytes_of(&txn.data));
         let sent = nth.run(|| sender.binder.write_read(&write, &mut []))?;
@@ -169,7 +170,6 @@ fn sending(bench: &Bench, queued: usize, payload: &[u8], flags: u32) -> Outcome 
             let end = queued * 8 + len;
             let fresh = end.div_ceil(PAGE) - usize::from(queued > 0);
             before.expect_again(bench, fresh, usize::from(!end.is_multiple_of(PAGE)))?;
-            super::memcg::falls_to(charged + super::memcg::SLACK / 2, pages)?;
         }
         for i in 0..queued {
             let buffer = receiver.receive()?;
@@ -187,8 +187,10 @@ fn sending(bench: &Bench, queued: usize, payload: &[u8], flags: u32) -> Outcome 
         receiver.free(buffer)?;
         receiver.peer().kill()?;
         super::memcg::falls_to(before.idle, || Ok(shrinker::total()))?;
+        cgroup.map_or(Ok(()), |cgroup| cgroup.remove())?;
         Ok(failed)
-    })
+    })?;
+    tree.map_or(Ok(()), |tree| tree.expect_nothing_left())
 }
 
 fn sending_to_fresh_pages(bench: &Bench) -> Outcome {

@@ -38,7 +38,7 @@ pub const TESTS: &[Test] = tests!["memcg":
 const PAGES: usize = 512;
 
 /// What the CPUs may have charged in advance, and some pages of the process's own.
-pub const SLACK: u64 = 2 * 64 + 32;
+const SLACK: u64 = 2 * 64 + 32;
 
 struct App {
     // Before the cgroup: dropping ends the process, and the cgroup can go.
