@@ -151,10 +151,9 @@ fn a_busy_area_does_not_keep_another_from_being_scanned() {
     other.finish().check();
 }
 
-/// Two buffers share a page. The sender of the small one doesn't wait until all of the large one is
-/// there.
-#[test]
-fn nobody_waits_for_all_of_a_large_buffer() {
+/// Two buffers share a page. The sender of one has to wait for memory, which the sender of the other
+/// doesn't wait for.
+fn nobody_waits_for_the_memory_of(size: usize) {
     let process = Arc::new(Process::new(&Lru::new(), 16, true));
     let (sender, receiver) = mpsc::channel();
     let other = process.clone();
@@ -166,12 +165,22 @@ fn nobody_waits_for_all_of_a_large_buffer() {
             .expect("the sender of the small buffer waits")
             .unwrap();
         thread.join().unwrap();
-        assert_eq!(small.bytes().start, 8 * PAGE_SIZE + 8);
+        assert_eq!(small.bytes().start, size);
         other.touch(&small, 1);
         other.release(small);
     });
-    let large = process.reserve(8 * PAGE_SIZE + 8).unwrap();
-    process.touch(&large, 2);
-    process.release(large);
+    let buffer = process.reserve(size).unwrap();
+    process.touch(&buffer, 2);
+    process.release(buffer);
     Arc::into_inner(process).unwrap().finish().check();
+}
+
+#[test]
+fn nobody_waits_for_all_of_a_large_buffer() {
+    nobody_waits_for_the_memory_of(8 * PAGE_SIZE + 8);
+}
+
+#[test]
+fn nobody_waits_for_the_page_of_another_sender() {
+    nobody_waits_for_the_memory_of(8);
 }

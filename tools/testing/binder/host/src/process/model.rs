@@ -331,7 +331,7 @@ pub fn run(ops: &[(bool, Op)]) {
             Op::Limit(pages) => state.limit(pages),
             Op::Unmap => state.unmap(),
             Op::Restart => {
-                let new = State::new(&lru, *which);
+                let new = State::new(&lru, !*which);
                 std::mem::replace(state, new).end();
             }
         }
