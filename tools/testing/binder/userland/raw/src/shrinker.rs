@@ -214,6 +214,11 @@ pub fn stats(dev: &Device) -> Vec<String> {
     logged(dev, "stats", &["  free oneway", "  buffers:", "  pages:"])
 }
 
+/// How many processes the driver knows that have the device open.
+pub fn processes(dev: &Device) -> usize {
+    logged(dev, "stats", &["context "]).len()
+}
+
 /// What the driver says of each buffer of the device's processes.
 pub fn buffers(dev: &Device) -> Vec<String> {
     logged(dev, "state", &["  buffer "])

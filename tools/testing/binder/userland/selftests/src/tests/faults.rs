@@ -114,7 +114,7 @@ impl State {
 /// and freed their pages, which comes last.
 fn nobody_is_left(bench: &Bench) -> Outcome {
     super::memcg::falls_to(0, || {
-        Ok(shrinker::stats(&bench.dev).len() as u64 + shrinker::total())
+        Ok(shrinker::processes(&bench.dev) as u64 + shrinker::total())
     })
 }
 
