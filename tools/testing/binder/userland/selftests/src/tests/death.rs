@@ -2,7 +2,7 @@
 
 //! One side dies at a bad moment.
 
-use super::expect_refused;
+use super::expect_dead_reply;
 use crate::{
     binder::{KIB, MIB, PAGE},
     check, check_eq,
@@ -287,10 +287,10 @@ fn receiver_executes_another_program(bench: &Bench) -> Outcome {
     // The freed pages of the first one are idle; upstream's Rust driver doesn't look whether there
     // is anybody left who could read them.
     for len in [300 * KIB, 400 * KIB] {
-        expect_refused(sender.send(&Txn::new(&pattern(3, len)))?)?;
+        expect_dead_reply(sender.send(&Txn::new(&pattern(3, len)))?)?;
     }
     shrinker::scan_all(16);
-    expect_refused(sender.send(&Txn::new(&pattern(3, 500 * KIB)))?)?;
+    expect_dead_reply(sender.send(&Txn::new(&pattern(3, 500 * KIB)))?)?;
     receiver.kill()?;
     expect_nobody(&mut sender)
 }

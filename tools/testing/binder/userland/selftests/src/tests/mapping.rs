@@ -267,8 +267,8 @@ fn one_page_is_enough(bench: &Bench) -> Outcome {
 fn no_mapping_no_transaction(bench: &Bench) -> Outcome {
     let mut server = Endpoint::manage(Binder::open(&bench.dev)?)?;
     let mut sender = Endpoint::sender(&bench.dev)?;
-    super::expect_refused(sender.send(&Txn::new(&[1]))?)?;
-    super::expect_refused(sender.send(&Txn::oneway(&[1]))?)?;
+    super::expect_dead_reply(sender.send(&Txn::new(&[1]))?)?;
+    super::expect_dead_reply(sender.send(&Txn::oneway(&[1]))?)?;
     check!(server.try_next()?.is_none(), "something was delivered");
     Ok(())
 }

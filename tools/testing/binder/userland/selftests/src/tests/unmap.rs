@@ -7,7 +7,7 @@
 //! already still take transactions, which nobody can read. Ours does as the C driver does. None may
 //! ever write where another mapping lies now.
 
-use super::expect_refused;
+use super::{expect_dead_reply, expect_failed};
 use crate::{
     binder::{peek, Binder, KIB, MIB, PAGE},
     check, check_eq,
@@ -78,8 +78,8 @@ fn untouched_mapping_gone(bench: &Bench) -> Outcome {
     unmap(server.binder.base(), MIB)?;
     for len in [0, 1, PAGE, 512 * KIB] {
         let data = pattern(1, len);
-        expect_refused(sender.send(&Txn::new(&data))?)?;
-        expect_refused(sender.send(&Txn::oneway(&data))?)?;
+        expect_dead_reply(sender.send(&Txn::new(&data))?)?;
+        expect_dead_reply(sender.send(&Txn::oneway(&data))?)?;
     }
     check!(server.try_next()?.is_none(), "something was delivered");
     Ok(())
@@ -93,7 +93,7 @@ fn touched_mapping_gone(bench: &Bench) -> Outcome {
     server.consume()?;
     unmap(server.binder.base(), MIB)?;
     for len in [0, 1, PAGE, 64 * KIB, 512 * KIB] {
-        expect_refused(sender.send(&Txn::oneway(&pattern(2, len)))?)?;
+        expect_dead_reply(sender.send(&Txn::oneway(&pattern(2, len)))?)?;
     }
     Ok(())
 }
@@ -196,7 +196,7 @@ fn impostor_isnt_written_to(bench: &Bench) -> Outcome {
     let before = checksum(&peek(base, MIB));
     for len in [0, 1, PAGE, 300 * KIB] {
         let data = pattern(2, len);
-        expect_refused(sender.send(&Txn::new(&data))?)?;
+        expect_dead_reply(sender.send(&Txn::new(&data))?)?;
         check_eq!(
             checksum(&peek(base, MIB)),
             before,
@@ -228,7 +228,7 @@ fn impostor_of_binder_isnt_written_to(bench: &Bench) -> Outcome {
     unsafe { rustix::mm::mmap(base as *mut c_void, MIB, prot, flags, &other.fd, 0)? };
     for len in [1, PAGE, 100 * KIB] {
         let data = pattern(3, len);
-        expect_refused(sender.send(&Txn::new(&data))?)?;
+        expect_dead_reply(sender.send(&Txn::new(&data))?)?;
     }
     check!(server.try_next()?.is_none(), "something was delivered");
     Ok(())
@@ -391,7 +391,10 @@ fn grown_mapping(bench: &Bench) -> Outcome {
     note!("mremap: {:?}", grown.map(|_| ()));
     let data = pattern(2, 70 * KIB);
     let status = sender.send(&Txn::new(&data))?;
-    expect_refused(status)?;
+    match grown {
+        Ok(place) if place as usize != base => expect_dead_reply(status)?,
+        _ => expect_failed(status, "more than was mapped")?,
+    }
     if let Ok(place) = grown {
         let stayed = place as usize == base;
         survives(&mut sender, &mut server, if stayed { 64 * KIB } else { 0 })?;
