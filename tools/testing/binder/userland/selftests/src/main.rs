@@ -51,7 +51,15 @@ fn main() -> ExitCode {
             Duration::from_secs(seconds.unwrap_or(120)),
         ));
     }
-    let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let (options, filters): (Vec<&String>, Vec<_>) =
+        args.iter().partition(|arg| arg.starts_with('-'));
+    if options
+        .iter()
+        .any(|arg| !["--sample", "--list"].contains(&arg.as_str()))
+    {
+        eprintln!("{USAGE}");
+        return ExitCode::FAILURE;
+    }
     let suite = match args.iter().any(|arg| arg == "--sample") {
         true => tests::SAMPLE,
         false => tests::BINDER,

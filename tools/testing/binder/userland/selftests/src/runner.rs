@@ -30,7 +30,7 @@ pub struct Test {
 
 /// Lists the tests of a module: `tests!["mapping": mmap_twice, hammer @ 30]` (seconds, default 10).
 ///
-/// That is for an idle machine and a kernel that checks little. Others have four times as long.
+/// That is for an idle machine and a kernel that checks little. Others have twelve times as long.
 #[macro_export]
 macro_rules! tests {
     ($module:literal: $($test:ident $(@ $limit:literal)?),+ $(,)?) => {
