@@ -23,7 +23,7 @@ help: ## this list
 #: PARTS which parts of test to run, as 'kunit selftests*' (default: all but stress)
 #: TOOLCHAIN host: build the kernel with this machine's own tools
 #: JOBS how many compilers, or kernels of test-full, at once (default: one a processor)
-#: TIMEOUT seconds that a command in the virtual machine may take (default: 900, or more where it needs more)
+#: TIMEOUT seconds that a command in the virtual machine may take (default: 900, or more where it takes more)
 #: DURATION seconds of stress (default 120) and fuzz (default 300)
 #: SEED number that makes stress, differential and fuzz do the same again
 #: PROGRAMS how many random programs differential has (default 200)

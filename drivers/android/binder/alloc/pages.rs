@@ -32,9 +32,9 @@
 //! | in use, idle           | absent     | teardown, when nothing maps the area any more          |
 //!
 //! A thread may wait for the end of both installing and isolated ([`PageTable::in_transit`]):
-//! nobody waits for that, or for anybody who may wait for it, while it has made a
-//! page so itself. The page is allocated before that: a sender waits for memory that another one
-//! needs only if page tables are missing.
+//! nobody waits for that, or for anybody who may wait for it, while it has made a page so itself.
+//! The page has been allocated by then: a sender waits for memory that another one needs only if
+//! page tables are missing.
 //!
 //! # A page is mapped when it has been written
 //!
