@@ -2469,6 +2469,7 @@ mod tests {
         Ok(())
     }
 
+    /// Taking the lock again before saying so was a deadlock in Binder (361e0ff456a8).
     #[test]
     fn verdict_removed_retry() -> Result {
         let items = Items::new(3)?;

@@ -485,6 +485,7 @@ mod suite {
         Ok(())
     }
 
+    /// The VMA is gone by the time that a page is there (d1d8875c8c13).
     #[test]
     fn a_hole_in_the_mapping_fails_the_buffer_and_nothing_else() -> Result {
         let fixture = Fixture::new()?;
@@ -601,7 +602,8 @@ mod suite {
         Ok(())
     }
 
-    /// A buffer is reserved just when another area comes to lie in the place of this one.
+    /// A buffer is reserved just when another area comes to lie in the place of this one
+    /// (8ef2c15aeae0, CVE-2026-43434).
     #[test]
     fn another_area_in_its_place_gets_no_page() -> Result {
         let fixture = Fixture::new()?;
@@ -616,7 +618,8 @@ mod suite {
         Ok(())
     }
 
-    /// Idle pages are reclaimed, though the process has mapped another area in the place of theirs.
+    /// Idle pages are reclaimed, though the process has mapped another area in the place of theirs,
+    /// and only they (3f489c2067c5).
     #[test]
     fn another_area_in_its_place_keeps_its_pages() -> Result {
         let fixture = Fixture::new()?;

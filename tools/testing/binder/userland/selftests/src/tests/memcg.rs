@@ -201,7 +201,8 @@ fn charge_ends_with_the_process(bench: &Bench) -> Outcome {
     app.cgroup.remove()
 }
 
-/// The sender's transaction fails; the OOM killer stays out of it.
+/// The sender's transaction fails, for want of memory (`EINVAL` with upstream's Rust driver); the OOM
+/// killer stays out of it.
 fn full_cgroup_fails_the_sender_and_kills_nobody(bench: &Bench) -> Outcome {
     let mut app = app(bench, "full")?;
     app.receiver.idle(&mut app.sender, 1)?;

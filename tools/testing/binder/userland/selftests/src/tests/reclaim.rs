@@ -57,6 +57,7 @@ fn expect_swept(base: u64) -> Outcome {
     Ok(())
 }
 
+/// Also where there are no per-VMA locks: with upstream's Rust driver, they stay then.
 fn idle_pages_are_freed(bench: &Bench) -> Outcome {
     let (base, mut receiver, mut sender) = start(bench)?;
     for _ in 0..3 {
