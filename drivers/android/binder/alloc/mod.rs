@@ -84,14 +84,13 @@ use self::{
     vma::Window, //
 };
 
-pub(crate) use self::pages::IdleLru;
+pub(crate) use self::{
+    pages::IdleLru,
+    ranges::Sizes, //
+};
 
 /// No more of an area than this is used, as in the C driver.
 const MAX_SIZE: usize = bindings::SZ_4M as usize;
-
-/// What a buffer's size and address are multiples of; also the least size, so that each buffer has
-/// an address of its own.
-const ALIGN: usize = size_of::<usize>();
 
 /// How many pages are brought, or freed by teardown, at a time.
 const BATCH: usize = 32;
@@ -122,7 +121,7 @@ pub(crate) struct Buffer {
     page: Option<PageRef>,
     /// Where the process sees it.
     address: usize,
-    debug_id: usize,
+    debug_id: u32,
     id: ranges::Id,
     offset: u32,
     size: u32,
@@ -153,7 +152,7 @@ impl Buffer {
     }
 
     pub(crate) fn debug_id(&self) -> usize {
-        self.debug_id
+        self.debug_id as usize
     }
 
     /// What goes with the buffer, also to the process and back.
@@ -212,8 +211,7 @@ impl Buffer {
 /// What a buffer is wanted for.
 #[derive(Clone, Copy)]
 pub(crate) struct Request {
-    /// Bytes; rounded up to a multiple of the pointer size, and to that at least.
-    pub(crate) size: usize,
+    pub(crate) sizes: Sizes,
     pub(crate) debug_id: usize,
     /// Whether it counts against the half of the area that oneway transactions may take.
     pub(crate) is_oneway: bool,
@@ -479,13 +477,11 @@ impl BufferAllocator {
     /// May sleep.
     #[inline]
     pub(crate) fn reserve(&self, request: Request) -> Result<(Buffer, bool)> {
-        let size = request
-            .size
-            .max(ALIGN)
-            .checked_next_multiple_of(ALIGN)
-            .ok_or(EINVAL)?;
+        let size = request.sizes.total().ok_or(EINVAL)?;
         let meta = Meta {
-            debug_id: request.debug_id,
+            sizes: request.sizes,
+            // An int in C.
+            debug_id: request.debug_id as u32,
             pid: request.pid,
             is_oneway: request.is_oneway,
         };
@@ -642,8 +638,8 @@ impl BufferAllocator {
             pr_err!("buffer {} isn't reserved\n", buffer.debug_id);
             return;
         };
-        let tallies = if released.is_oneway {
-            mapped.oneway.uncharge(released.size, released.pid)
+        let tallies = if released.meta.is_oneway {
+            mapped.oneway.uncharge(released.size, released.meta.pid)
         } else {
             None
         };

@@ -49,6 +49,10 @@ use super::slots::{
     NONE, //
 };
 
+/// What a buffer's size and address are multiples of; also the least size, so that each buffer has
+/// an address of its own.
+const ALIGN: usize = size_of::<usize>();
+
 /// How many slots [`Ranges::take_next`] looks at.
 const LOOK: u32 = 256;
 
@@ -58,10 +62,34 @@ pub(super) type Grown<T> = slots::Grown<Range, Data<T>>;
 /// Why a buffer can't be reserved, see [`Ranges::reserve`].
 pub(super) type ReserveError<T> = slots::Refused<Range, Data<T>>;
 
+/// What a buffer consists of, in bytes, one part after the other. Each begins at a multiple of the
+/// pointer size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) data: usize,
+    /// The offsets of the objects in the data.
+    pub(crate) offsets: usize,
+    /// What objects refer to, and the sender's security context.
+    pub(crate) extra: usize,
+}
+
+impl Sizes {
+    /// The size of the buffer: a multiple of the pointer size, and not 0. `None` if that overflows.
+    pub(super) fn total(self) -> Option<usize> {
+        let data = self.data.checked_next_multiple_of(ALIGN)?;
+        let offsets = self.offsets.checked_next_multiple_of(ALIGN)?;
+        let extra = self.extra.checked_next_multiple_of(ALIGN)?;
+        let total = data.checked_add(offsets)?.checked_add(extra)?;
+        Some(total.max(ALIGN))
+    }
+}
+
 /// What the sender says about a buffer.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Meta {
-    pub(super) debug_id: usize,
+    /// As they were asked for: their sum, each rounded up, is the size of the buffer.
+    pub(super) sizes: Sizes,
+    pub(super) debug_id: u32,
     pub(super) pid: Pid,
     pub(super) is_oneway: bool,
 }
@@ -75,7 +103,7 @@ pub(super) struct Reserved<T> {
     pub(super) id: Id,
     pub(super) offset: usize,
     pub(super) size: usize,
-    pub(super) debug_id: usize,
+    pub(super) debug_id: u32,
     /// When this leaves, userspace has the buffer, and may free it.
     pub(super) data: Held<T>,
 }
@@ -83,8 +111,7 @@ pub(super) struct Reserved<T> {
 /// What is left of a buffer.
 pub(super) struct Released<T> {
     pub(super) size: usize,
-    pub(super) pid: Pid,
-    pub(super) is_oneway: bool,
+    pub(super) meta: Meta,
     /// The pages that the buffer touched and that no other buffer touches.
     pub(super) pages: IndexRange<usize>,
     /// To be dropped outside the lock.
@@ -133,8 +160,12 @@ pub(super) struct Range {
     state: Cell<State>,
     /// These have a meaning only while the range is a buffer.
     is_oneway: Cell<bool>,
+    /// Whether all of its parts are empty, so that the unit that it lies on is none of them.
+    is_empty: Cell<bool>,
     pid: Cell<Pid>,
-    debug_id: Cell<usize>,
+    debug_id: Cell<u32>,
+    data_size: Cell<u32>,
+    offsets_size: Cell<u32>,
 }
 
 impl Range {
@@ -151,8 +182,35 @@ impl Range {
         }
     }
 
+    /// The parts of a buffer.
+    fn sizes(&self) -> Sizes {
+        let data = self.data_size.get() as usize;
+        let offsets = self.offsets_size.get() as usize;
+        let extra = if self.is_empty.get() {
+            0
+        } else {
+            let before = data.next_multiple_of(ALIGN) + offsets.next_multiple_of(ALIGN);
+            self.size.get() as usize - before
+        };
+        Sizes {
+            data,
+            offsets,
+            extra,
+        }
+    }
+
+    fn set_meta(&self, meta: Meta) {
+        self.is_oneway.set(meta.is_oneway);
+        self.is_empty.set(meta.sizes == Sizes::default());
+        self.pid.set(meta.pid);
+        self.debug_id.set(meta.debug_id);
+        self.data_size.set(meta.sizes.data as u32);
+        self.offsets_size.set(meta.sizes.offsets as u32);
+    }
+
     fn meta(&self) -> Meta {
         Meta {
+            sizes: self.sizes(),
             debug_id: self.debug_id.get(),
             pid: self.pid.get(),
             is_oneway: self.is_oneway.get(),
@@ -177,8 +235,11 @@ impl Default for Range {
             level: Cell::new(0),
             state: Cell::new(State::Free),
             is_oneway: Cell::new(false),
+            is_empty: Cell::new(false),
             pid: Cell::new(0),
             debug_id: Cell::new(0),
+            data_size: Cell::new(0),
+            offsets_size: Cell::new(0),
         }
     }
 }
@@ -283,9 +344,7 @@ impl<T> Ranges<T> {
         let data = unsafe { self.slots.hold_new(range.index()) };
         let (id, offset) = (Id(range.index()), range.offset.get());
         range.state.set(State::Listed);
-        range.is_oneway.set(meta.is_oneway);
-        range.pid.set(meta.pid);
-        range.debug_id.set(meta.debug_id);
+        range.set_meta(meta);
         self.slots.link(range);
         self.count += 1;
         Ok(Reserved {
@@ -361,7 +420,7 @@ impl<T> Ranges<T> {
         let _ = data;
 
         let (offset, size) = (range.offset.get(), range.size.get());
-        let (pid, is_oneway) = (range.pid.get(), range.is_oneway.get());
+        let meta = range.meta();
         let (prev, next) = (range.prev.get(), range.next.get());
         let (before, after) = (self.slots.try_get(prev), self.slots.try_get(next));
         let free_before = before.map_or(0, |range| range.free_size());
@@ -387,8 +446,7 @@ impl<T> Ranges<T> {
 
         Ok(Released {
             size,
-            pid,
-            is_oneway,
+            meta,
             pages: start..end.max(start),
             memory: if self.slots.is_large() {
                 self.trim()
@@ -801,8 +859,7 @@ mod tests {
             let touched =
                 buffer.offset / PAGE_SIZE..(buffer.offset + buffer.size).div_ceil(PAGE_SIZE);
             Ok(released.size == buffer.size
-                && released.pid == buffer.meta.pid
-                && released.is_oneway == buffer.meta.is_oneway
+                && released.meta == buffer.meta
                 && touched.start <= released.pages.start
                 && released.pages.end <= touched.end.max(released.pages.start)
                 && touched
@@ -816,12 +873,23 @@ mod tests {
                 && ranges.iter().zip(self.buffers.iter()).all(|(a, b)| {
                     a.offset == b.offset
                         && a.size == b.size
-                        && a.meta.debug_id == b.meta.debug_id
-                        && a.meta.pid == b.meta.pid
-                        && a.meta.is_oneway == b.meta.is_oneway
+                        && a.meta == b.meta
                         && a.is_allocated == b.is_allocated
                 })
         }
+    }
+
+    /// Some parts of a buffer of `size` bytes, of which the data takes `units` and a bit.
+    fn parts(size: usize, units: usize) -> Sizes {
+        let rest = size - units * UNIT;
+        let offsets = rest / UNIT / 2 * UNIT;
+        let sizes = Sizes {
+            data: (units * UNIT).saturating_sub(units % UNIT),
+            offsets,
+            extra: rest - offsets,
+        };
+        assert_eq!(sizes.total(), Some(size));
+        sizes
     }
 
     /// Whether the invariants hold.
@@ -930,6 +998,51 @@ mod tests {
     }
 
     #[test]
+    fn remembers_its_parts() -> Result {
+        let mut ranges = Ranges::<usize>::new(PAGE_SIZE);
+        for (sizes, total) in [
+            ([0, 0, 0], UNIT),
+            ([1, 0, 0], UNIT),
+            ([0, UNIT, 0], UNIT),
+            ([0, 0, UNIT], UNIT),
+            ([UNIT + 1, UNIT, UNIT], 4 * UNIT),
+            ([100, 0, 24], 128),
+        ] {
+            let [data, offsets, extra] = sizes;
+            let sizes = Sizes {
+                data,
+                offsets,
+                extra,
+            };
+            assert_eq!(sizes.total(), Some(total));
+            let meta = Meta {
+                sizes,
+                debug_id: 1,
+                ..Meta::default()
+            };
+            let reserved = reserve(&mut ranges, total, meta)?;
+            assert!(ranges.iter().all(|buffer| buffer.meta == meta));
+            // SAFETY: The data is that of the buffer.
+            let released = unsafe { ranges.release(reserved.id, reserved.data)? };
+            assert_eq!(released.meta, meta);
+        }
+        for [data, offsets, extra] in [
+            [usize::MAX, 0, 0],
+            [0, usize::MAX, 0],
+            [0, 0, usize::MAX],
+            [usize::MAX / 2, usize::MAX / 2, UNIT],
+        ] {
+            let sizes = Sizes {
+                data,
+                offsets,
+                extra,
+            };
+            assert_eq!(sizes.total(), None);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn takes_no_memory_before_the_first_buffer() {
         let mut ranges = Ranges::<()>::new(4 * PAGE_SIZE);
         assert_eq!(ranges.size(), 4 * PAGE_SIZE);
@@ -1014,6 +1127,7 @@ mod tests {
     fn changes_hands() -> Result {
         let mut ranges = Ranges::new(PAGE_SIZE);
         let meta = Meta {
+            sizes: parts(4 * UNIT, 1),
             debug_id: 7,
             pid: 42,
             is_oneway: true,
@@ -1057,8 +1171,8 @@ mod tests {
         // SAFETY: The data is that of the buffer; what has a wrong name isn't released.
         let released = unsafe { ranges.release(id, existing.data) }?;
         assert_eq!(released.size, 4 * UNIT);
-        assert_eq!(released.pid, 42);
-        assert!(released.is_oneway);
+        assert_eq!(released.meta.pid, 42);
+        assert!(released.meta.is_oneway);
         assert!(ranges.buffer(id).is_none());
         assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
         assert!(is_sound(&ranges));
@@ -1213,7 +1327,7 @@ mod tests {
                         if let Some(existing) = existing {
                             // SAFETY: The slots are there as long as there is a buffer.
                             let data = unsafe { *existing.data.get() };
-                            assert_eq!(data, buffer.meta.debug_id);
+                            assert_eq!(data, buffer.meta.debug_id as usize);
                             assert_eq!(existing.size, buffer.size);
                             model.reserved[i] = Some(existing);
                         }
@@ -1227,7 +1341,8 @@ mod tests {
                         _ => (1 + random.below(4)) * PAGE_SIZE / UNIT,
                     } * UNIT;
                     let meta = Meta {
-                        debug_id: op,
+                        sizes: parts(size, random.below(size / UNIT)),
+                        debug_id: op as u32,
                         pid: random.below(100) as Pid,
                         is_oneway: random.below(2) == 0,
                     };

@@ -153,7 +153,10 @@ impl Fixture {
     /// Reserves a buffer that is yet to be published.
     fn reserve_only(&self, size: usize) -> Result<Buffer> {
         let request = Request {
-            size,
+            sizes: Sizes {
+                data: size,
+                ..Sizes::default()
+            },
             debug_id: 1,
             is_oneway: false,
             pid: 1,

@@ -33,7 +33,8 @@ use crate::{
         reclaim,
         BufferAllocator,
         IdleLru,
-        Request, //
+        Request,
+        Sizes, //
     },
     allocation::AllocationInfo, //
 };
@@ -139,7 +140,10 @@ impl Process {
     /// Reserves a buffer of `size` bytes, oneway if there is a `pid`.
     pub fn reserve_for(&self, size: usize, pid: Option<i32>) -> Result<(Buffer, bool)> {
         let request = Request {
-            size,
+            sizes: Sizes {
+                data: size,
+                ..Sizes::default()
+            },
             debug_id: 1,
             is_oneway: pid.is_some(),
             pid: pid.unwrap_or(1),

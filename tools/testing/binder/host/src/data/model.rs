@@ -35,7 +35,8 @@ use super::{
         Meta,
         Ranges,
         ReserveError,
-        Reserved, //
+        Reserved,
+        Sizes, //
     }, //
 };
 
@@ -242,8 +243,7 @@ fn release(ranges: &mut Ranges<Kept>, model: &mut Model, id: u32) {
     let released = locked(|| unsafe { ranges.release(name, reserved.data) });
     let released = released.ok().unwrap();
     assert_eq!(released.size, size);
-    assert_eq!(released.pid, meta.pid);
-    assert_eq!(released.is_oneway, meta.is_oneway);
+    assert_eq!(released.meta, meta);
     let pages: Range<usize> = released.pages;
     assert_eq!(pages.collect::<Vec<_>>(), model.remove(id));
     // It is gone.
@@ -281,7 +281,8 @@ pub fn run(pages: usize, ops: &[Op]) {
             } => {
                 let size = units * UNIT;
                 let meta = Meta {
-                    debug_id: n,
+                    sizes: parts(size, n),
+                    debug_id: n as u32,
                     pid,
                     is_oneway,
                 };
@@ -384,14 +385,26 @@ pub fn run(pages: usize, ops: &[Op]) {
     for (buffer, found) in buffers.into_iter().zip(ranges.iter()) {
         assert_eq!(found.offset, buffer.offset);
         assert_eq!(found.size, buffer.size);
-        assert_eq!(found.meta.debug_id, buffer.meta.debug_id);
-        assert_eq!(found.meta.pid, buffer.meta.pid);
-        assert_eq!(found.meta.is_oneway, buffer.meta.is_oneway);
+        assert_eq!(found.meta, buffer.meta);
         assert_eq!(found.is_allocated, buffer.allocated.is_some());
     }
     assert_eq!(ranges.iter().count(), model.buffers.len());
     drop(ranges);
     assert_eq!(Rc::strong_count(&data), 1);
+}
+
+/// Some parts of a buffer of `size` bytes.
+fn parts(size: usize, n: usize) -> Sizes {
+    let data = size - n % size;
+    let rest = size - data.next_multiple_of(UNIT);
+    let offsets = rest / UNIT / 2 * UNIT;
+    let sizes = Sizes {
+        data,
+        offsets,
+        extra: rest - offsets,
+    };
+    assert_eq!(sizes.total(), Some(size));
+    sizes
 }
 
 /// Does `ops` with the oneway budget of `pages` pages.
