@@ -2,6 +2,9 @@
 
 //! absent -> installing -> in use: brings the pages that a new buffer lacks. Those that it covers
 //! are mapped later, when it has been written.
+//!
+//! The receiver is charged for them, beyond its limits if need be: the sender neither reclaims its
+//! memory, nor waits for it to be reclaimed, nor fails. There are no more than the area has.
 
 use core::{
     cmp::min,
@@ -43,58 +46,81 @@ type Borrowed<'b> = [Option<BorrowedPage<'b>>; BATCH];
 /// more than that at hand for each processor.
 const MAX_ORDER: u32 = 3;
 
-/// The receiver pays for its pages, but a sender must not set off the OOM killer among the
-/// receivers: the allocation fails, and with it the transaction.
+/// How often memory for management is asked for, with a page of the system's brought in between.
+const TRIES: usize = 3;
+
+/// A page of the system's may take reclaim, but no process is killed for a transaction.
 fn page_flags() -> Flags {
-    GFP_KERNEL_ACCOUNT | __GFP_HIGHMEM | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
+    GFP_KERNEL | __GFP_HIGHMEM | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
 }
 
-/// The same for several pages at a time: only if there are some at hand.
+/// Several pages at a time are only asked for: if there are none at hand, nobody need be woken to
+/// make some.
 fn pages_flags() -> Flags {
+    __GFP_HIGHMEM | __GFP_NOWARN
+}
+
+/// Has `alloc` allocate memory for management that is charged to `memcg`, beyond its limits if need
+/// be, as pages are: with flags that let neither the charge nor the allocation wait. What the system
+/// lacks is waited for here, without a charge.
+///
+/// # Errors
+///
+/// Those of `alloc`, and `ENOMEM`.
+///
+/// # Context
+///
+/// May sleep.
+pub(super) fn charged<T>(
+    memcg: Option<&MemCgroup>,
+    mut alloc: impl FnMut(Flags) -> Result<T>,
+) -> Result<T> {
     let account = GFP_KERNEL_ACCOUNT & !GFP_KERNEL;
-    GFP_NOWAIT | account | __GFP_HIGHMEM | __GFP_NOWARN
+    let mut tries = 1..TRIES;
+    loop {
+        match MemCgroup::with_active(memcg, || alloc(GFP_ATOMIC | account | __GFP_NOWARN)) {
+            Err(ENOMEM) if tries.next().is_some() => drop(Page::alloc_page(page_flags())?),
+            result => return result,
+        }
+    }
 }
 
 impl Area {
-    /// Brings all pages of `range` into use, for a buffer that has been reserved on them. Those of
-    /// them that it covers, `covered`, may be filling instead; says whether any is. On failure,
-    /// exactly the pages are there that were there before.
+    /// Brings all pages of `buffer`, which has been reserved, into use. Those that it covers may be
+    /// filling instead; says whether any is. On failure, the buffer can only be released, by
+    /// [`BufferAllocator::abandon`].
     ///
     /// # Errors
     ///
     /// - `ESRCH`: the process is gone, or has unmapped its area.
-    /// - `ENOMEM`: the system, or the memory cgroup of the receiver, is out of memory.
+    /// - `ENOMEM`: the system is out of memory.
+    /// - `EINTR`: the current thread has been killed.
     ///
     /// # Context
     ///
     /// May sleep. The caller may be any process, and usually isn't the one that the area belongs
     /// to.
-    pub(super) fn install(
-        self: ArcBorrow<'_, Self>,
-        range: Range<usize>,
-        covered: Range<usize>,
-    ) -> Result<bool> {
+    ///
+    /// [`BufferAllocator::abandon`]: super::BufferAllocator::abandon
+    pub(super) fn install(self: ArcBorrow<'_, Self>, buffer: &Buffer) -> Result<bool> {
         // The sender may hold the last reference by the time that it is dropped. If the mm were
         // torn down here and now, the sender might wait in the middle of that for somebody who
         // waits for it.
         let mm = MmWithUser::into_mmput_async(self.mm.mmget_not_zero().ok_or(ESRCH)?);
         let memcg = MemCgroup::from_mm(&mm);
 
-        let is_filling = self.install_covered(covered.clone(), memcg.as_deref())?;
-        let ends = [range.start..covered.start, covered.end..range.end];
-        if let Err(err) = self.install_ends(&mm, &ends, memcg.as_deref()) {
-            self.discard(covered);
-            return Err(err);
-        }
+        let is_filling = self.install_covered(buffer.covered_pages(), memcg.as_deref())?;
+        self.install_ends(&mm, buffer, memcg.as_deref())?;
         Ok(is_filling)
     }
 
-    /// Locks the area when the page table has room for all of `part`, and nobody is about to bring
-    /// or to take away a page of it. Memory that the page table doesn't need any more comes along,
-    /// to be dropped without the lock.
+    /// Locks the area when the page table has room for all of `part`, and nobody is about to take
+    /// away a page of it. Memory that the page table doesn't need any more comes along, to be
+    /// dropped without the lock.
     fn lock_settled<'a>(
         this: &'a ArcBorrow<'_, Self>,
         part: &[Range<usize>],
+        memcg: Option<&MemCgroup>,
     ) -> Result<(Option<Grown>, SpinLockGuard<'a, AreaState>)> {
         let mut unused = None;
         let mut locked = this.state.lock();
@@ -103,15 +129,19 @@ impl Area {
             if let Some(request) = part.iter().find_map(|range| pages.lacks(range.clone())) {
                 drop(locked);
                 drop(unused.take());
-                let grown = request.alloc(*this)?;
+                let grown = charged(memcg, |flags| request.alloc(*this, flags))?;
                 locked = this.state.lock();
                 if let Some(mapped) = locked.mapped.as_mut() {
                     unused = Some(mapped.pages.grow(grown));
                 }
-            } else if part.iter().any(|range| pages.in_transit(range.clone())) {
+            } else if part.iter().any(|range| pages.is_isolated(range.clone())) {
                 locked.waiters += 1;
-                this.settled.wait(&mut locked);
+                let is_killed = this.settled.wait_killable(&mut locked);
                 locked.waiters -= 1;
+                if is_killed {
+                    drop(locked);
+                    return Err(EINTR);
+                }
             } else {
                 return Ok((unused, locked));
             }
@@ -119,7 +149,6 @@ impl Area {
     }
 
     /// Brings those pages of `covered` that are absent, to be filled. Says whether there were any.
-    /// On failure, they are absent as before.
     ///
     /// A buffer covers all of them, so that they are nobody else's business.
     fn install_covered(
@@ -130,87 +159,85 @@ impl Area {
         if covered.is_empty() {
             return Ok(false);
         }
-        let (unused, locked) = Self::lock_settled(&self, slice::from_ref(&covered))?;
-        let mapped = locked.mapped.as_ref().ok_or(ESRCH)?;
-        let mut absent = mapped.pages.absent(covered.clone(), BATCH);
+        let (unused, mut locked) = Self::lock_settled(&self, slice::from_ref(&covered), memcg)?;
+        let mapped = locked.mapped.as_mut().ok_or(ESRCH)?;
+        let is_filling = mapped.pages.begin_fill(covered.clone());
+        let mut lacking = mapped.pages.lacking(covered.clone(), BATCH);
         drop(locked);
         drop(unused);
 
-        let is_filling = absent.is_some();
         let mut order = MAX_ORDER;
-        while let Some(run) = absent {
-            let mut pages = match self.allocate(run.len(), &mut order, false, memcg) {
-                Ok(pages) => pages.into_iter(),
-                Err(err) => {
-                    self.discard(covered);
-                    return Err(err);
-                }
-            };
+        while let Some(run) = lacking {
+            let pages = self.allocate(run.len(), &mut order, false, memcg)?;
             let mut locked = self.state.lock();
             let mapped = locked.mapped.as_mut().ok_or(ESRCH)?;
-            mapped.pages.put(run.clone(), &mut pages, State::Filling);
-            absent = mapped.pages.absent(run.end..covered.end, BATCH);
+            mapped
+                .pages
+                .put(run.clone(), pages.into_iter(), State::Filling);
+            lacking = mapped.pages.lacking(run.end..covered.end, BATCH);
         }
         Ok(is_filling)
     }
 
-    /// Brings those of the pages `ends` into use that are absent. On failure, they are absent as
-    /// before.
+    /// Brings the pages at the ends of `buffer`, which it doesn't cover, into use.
     ///
-    /// They may be needed for another buffer, too, whose sender waits for them, whatever its
-    /// priority: for no longer than it takes to map them.
+    /// They may be needed for other buffers, too, at the same time. All find the same page then, and
+    /// each maps it, so that nobody waits for another thread, whatever its priority.
     fn install_ends(
         self: ArcBorrow<'_, Self>,
         mm: &MmWithUser,
-        ends: &[Range<usize>; 2],
+        buffer: &Buffer,
         memcg: Option<&MemCgroup>,
     ) -> Result {
-        if ends.iter().all(Range::is_empty) {
+        let (all, covered) = (buffer.pages(), buffer.covered_pages());
+        let ends = [all.start..covered.start, covered.end..all.end];
+        let indices = || ends.iter().cloned().flatten();
+        if indices().next().is_none() {
             return Ok(());
         }
         let mut pages = KVec::new();
-        let (window, absent) = loop {
-            let (unused, mut locked) = Self::lock_settled(&self, ends)?;
+        let (window, todo, spare) = loop {
+            let (unused, mut locked) = Self::lock_settled(&self, &ends, memcg)?;
             let mapped = locked.mapped.as_mut().ok_or(ESRCH)?;
-            let absent = ends
-                .each_ref()
-                .map(|end| mapped.pages.absent(end.clone(), 1));
-            let count = absent.iter().flatten().count();
-            if count == 0 {
-                // They are all there, or others have brought them in the meantime.
-                return Ok(());
+            let is_absent = |&index: &usize| mapped.pages.state(index) == State::Absent;
+            let absent = indices().filter(is_absent).count();
+            if absent > pages.len() {
+                drop(locked);
+                drop(unused);
+                pages = self.allocate(absent, &mut 0, true, memcg)?;
+                continue;
             }
-            if count <= pages.len() {
-                for end in absent.iter().flatten() {
-                    mapped.pages.begin_install(end.clone());
+            let mut pages = pages.into_iter();
+            let mut todo = [const { None }; 2];
+            for (place, index) in todo.iter_mut().zip(indices()) {
+                let page = index..index + 1;
+                if mapped.pages.state(index) == State::Absent {
+                    mapped
+                        .pages
+                        .put(page.clone(), &mut pages, State::Installing);
                 }
-                break (mapped.window, absent);
+                if mapped.pages.state(index) == State::Installing {
+                    let [page] = mapped.pages.in_use(page, buffer)?;
+                    *place = page.map(|page| (index, page));
+                }
             }
-            drop(locked);
-            drop(unused);
-            pages = self.allocate(count, &mut 0, true, memcg)?;
+            break (mapped.window, todo, pages);
         };
+        // Of several threads, one has brought the page.
+        drop(spare);
 
-        let mut inserts = absent.iter().flatten().zip(pages.iter());
-        let result = inserts
-            .try_for_each(|(end, page)| window.insert(mm, &self, end.start, slice::from_ref(page)));
-        if result.is_err() {
-            for end in absent.iter().flatten() {
-                window.zap_wait(mm, &self, end.clone());
+        for (index, page) in todo.into_iter().flatten() {
+            let page = slice::from_ref(&page);
+            match window.insert(mm, &self, index, BorrowedPage::as_pages(page)) {
+                // Another thread may have been faster to map it.
+                Ok(()) | Err(EBUSY) => {}
+                Err(err) => return Err(err),
+            }
+            if let Some(mapped) = self.state.lock().mapped.as_mut() {
+                mapped.pages.installed(index);
             }
         }
-
-        let mut pages = pages.into_iter();
-        let mut locked = self.state.lock();
-        let mapped = locked.mapped.as_mut().ok_or(ESRCH)?;
-        for end in absent.into_iter().flatten() {
-            match result {
-                Ok(()) => mapped.pages.put(end, &mut pages, State::InUse),
-                Err(_) => mapped.pages.abort_install(end),
-            }
-        }
-        self.settle(locked);
-        result
+        Ok(())
     }
 
     /// Maps the pages of `buffer` that have been filled, and brings them into use. On failure, they
@@ -333,11 +360,11 @@ impl Area {
 fn allocate_some(count: usize, order: &mut u32, zero: bool) -> Result<SplitPages, AllocError> {
     *order = min(*order, count.ilog2());
     if *order != 0 {
-        match Page::alloc_split(*order, pages_flags()) {
+        match Page::alloc_split_charged(*order, pages_flags()) {
             Ok(pages) => return Ok(pages),
             Err(AllocError) => *order = 0,
         }
     }
     let flags = page_flags();
-    Page::alloc_split(0, if zero { flags | __GFP_ZERO } else { flags })
+    Page::alloc_split_charged(0, if zero { flags | __GFP_ZERO } else { flags })
 }

@@ -41,8 +41,10 @@ use core::{
 };
 
 use kernel::{
+    alloc::Flags,
     bindings,
-    mm::{virt, Mm},
+    memcontrol::MemCgroup,
+    mm::{virt, Mm, MmWithUser},
     new_condvar,
     new_spinlock,
     page::{BorrowedPage, Page, PageBatch, PAGE_SHIFT, PAGE_SIZE},
@@ -77,8 +79,9 @@ mod tests;
 mod vma;
 
 use self::{
+    install::charged,
     oneway::Oneway,
-    pages::{PageRef, PageTable},
+    pages::{PageRef, PageTable, GROUP},
     ranges::{Meta, Ranges, Reserved},
     slots::Held,
     vma::Window, //
@@ -228,7 +231,7 @@ pub(crate) struct Area {
     lru: Arc<IdleLru>,
     #[pin]
     state: SpinLock<AreaState>,
-    /// Somebody waits, and a page isn't installing or isolated any more.
+    /// Somebody waits, and a page isn't isolated any more.
     #[pin]
     settled: CondVar,
 }
@@ -256,12 +259,26 @@ impl Area {
         self.state.lock().closed = true;
     }
 
-    /// Unlocks the area after pages have stopped to be installing or isolated.
+    /// Unlocks the area after pages have stopped to be isolated.
     fn settle(&self, state: SpinLockGuard<'_, AreaState>) {
         let waiters = state.waiters > 0;
         drop(state);
         if waiters {
             self.settled.notify_all();
+        }
+    }
+
+    /// Gives back the page table's memory for those of `pages` that aren't there, nor on their way.
+    #[cold]
+    fn trim(&self, pages: Range<usize>) {
+        for group in pages.start / GROUP..pages.end.div_ceil(GROUP) {
+            let mut state = self.state.lock();
+            let emptied = state
+                .mapped
+                .as_mut()
+                .map(|mapped| mapped.pages.trim(group * GROUP));
+            drop(state);
+            drop(emptied);
         }
     }
 
@@ -383,23 +400,17 @@ impl From<ranges::ReserveError<AllocationInfo>> for Refused {
 }
 
 impl Refused {
-    /// Allocates what is missing. May sleep.
+    /// Allocates what is missing. May sleep if the flags say so.
     ///
     /// # Errors
     ///
     /// - `ENOSPC`: no memory would help.
     /// - `ENOMEM`.
-    fn alloc(self) -> Result<Growth> {
+    fn alloc(&self, flags: Flags) -> Result<Growth> {
         match self {
-            Refused::NoSpace(unused) => {
-                drop(unused);
-                Err(ENOSPC)
-            }
-            Refused::Ranges(request) => Ok(Growth::Ranges(request.alloc()?)),
-            Refused::Oneway(request, unused) => {
-                drop(unused);
-                Ok(Growth::Oneway(request.alloc()?))
-            }
+            Refused::NoSpace(_) => Err(ENOSPC),
+            Refused::Ranges(request) => Ok(Growth::Ranges(request.alloc(flags)?)),
+            Refused::Oneway(request, _) => Ok(Growth::Oneway(request.alloc(flags)?)),
         }
     }
 }
@@ -468,9 +479,10 @@ impl BufferAllocator {
     ///
     /// - `ESRCH`: there is no mapping, or not any more.
     /// - `ENOSPC`: no free range is large enough, or the oneway space doesn't suffice.
-    /// - `ENOMEM`: the system, or the memory cgroup of the process that has the area, has no
-    ///   memory.
+    /// - `ENOMEM`: the system has no memory. That of the process that has the area is charged beyond
+    ///   the limits of its memory cgroup if need be.
     /// - `EINVAL`: the size overflows.
+    /// - `EINTR`: the current thread has been killed.
     ///
     /// # Context
     ///
@@ -505,7 +517,7 @@ impl BufferAllocator {
                 }
                 Err(refused) => {
                     drop(state);
-                    self.grow(refused.alloc()?);
+                    self.grow(refused)?;
                 }
             }
         }
@@ -518,8 +530,7 @@ impl BufferAllocator {
     /// As [`reserve`](Self::reserve); the buffer has been released then.
     #[inline(never)]
     fn install(&self, buffer: Buffer) -> Result<Buffer> {
-        let area = self.area.as_arc_borrow();
-        match area.install(buffer.pages(), buffer.covered_pages()) {
+        match self.area.as_arc_borrow().install(&buffer) {
             Ok(is_filling) => {
                 if is_filling {
                     buffer.filled.set(0);
@@ -527,10 +538,20 @@ impl BufferAllocator {
                 Ok(buffer)
             }
             Err(err) => {
-                self.release(buffer);
+                self.abandon(buffer);
                 Err(err)
             }
         }
+    }
+
+    /// Frees a buffer for which some pages couldn't be brought.
+    #[cold]
+    fn abandon(&self, buffer: Buffer) {
+        let pages = buffer.pages();
+        self.area.discard(buffer.covered_pages());
+        let mut gone = PageBatch::<2>::new();
+        self.free(buffer, |table, idle| table.abandon(idle, &mut gone));
+        self.area.trim(pages);
     }
 
     /// Ends the writing of a buffer that was reserved: what hasn't been written is cleared where
@@ -565,9 +586,16 @@ impl BufferAllocator {
         Ok(())
     }
 
-    /// Takes in more memory for the data under the lock.
+    /// Takes in more memory for the data under the lock, if that is what is missing.
     #[cold]
-    fn grow(&self, growth: Growth) {
+    fn grow(&self, refused: Refused) -> Result {
+        if let Refused::NoSpace(_) = refused {
+            return Err(ENOSPC);
+        }
+        // As in `Area::install`.
+        let mm = MmWithUser::into_mmput_async(self.area.mm.mmget_not_zero().ok_or(ESRCH)?);
+        let memcg = MemCgroup::from_mm(&mm);
+        let growth = charged(memcg.as_deref(), |flags| refused.alloc(flags))?;
         let mut state = self.area.state.lock();
         let unused = match state.mapped.as_mut() {
             Some(mapped) => mapped.grow(growth),
@@ -575,6 +603,7 @@ impl BufferAllocator {
         };
         drop(state);
         drop(unused);
+        Ok(())
     }
 
     /// Gives `buffer`, which has been published, to the process, which gives it back with
@@ -623,10 +652,19 @@ impl BufferAllocator {
             return;
         }
         if buffer.is_filling() {
-            self.area.discard(buffer.pages());
+            let pages = buffer.covered_pages();
+            self.area.discard(pages.clone());
+            self.area.trim(pages);
         }
         // What it refers to may take locks when it is dropped.
         *buffer.data_mut() = AllocationInfo::default();
+        self.free(buffer, |_, _| ());
+    }
+
+    /// Ends a buffer. `first` sees the page table, and the pages that no other buffer lies on, before
+    /// these become idle.
+    #[inline(always)]
+    fn free(&self, buffer: Buffer, first: impl FnOnce(&mut PageTable, Range<usize>)) {
         let mut state = self.area.state.lock();
         let Some(mapped) = state.mapped.as_mut() else {
             return;
@@ -643,6 +681,7 @@ impl BufferAllocator {
         } else {
             None
         };
+        first(&mut mapped.pages, released.pages.clone());
         mapped.pages.make_idle(released.pages, &self.area.lru);
         drop(state);
         // Memory that isn't needed any more is freed without the lock.

@@ -204,7 +204,9 @@ mod tests {
             match oneway.charge(size, pid) {
                 Ok(suspect) => return Ok(suspect),
                 Err(ChargeError::NoSpace) => return Err(ENOSPC),
-                Err(ChargeError::NeedGrow(request)) => drop(oneway.grow(request.alloc()?)),
+                Err(ChargeError::NeedGrow(request)) => {
+                    drop(oneway.grow(request.alloc(GFP_KERNEL)?))
+                }
             }
         }
     }

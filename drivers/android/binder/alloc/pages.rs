@@ -7,9 +7,9 @@
 //! | state      | page  | on the LRU | what it means                                              |
 //! |------------|-------|------------|------------------------------------------------------------|
 //! | absent     | none  | no         | nothing is mapped                                          |
-//! | installing | none  | no         | the one thread that made it so maps a page                 |
-//! | filling    | yes   | no         | one buffer covers all of it, which is being written        |
-//! | in use     | yes   | maybe      | a buffer lies on it                                        |
+//! | installing | yes   | no         | buffers lie on it; the sender of each maps it              |
+//! | filling    | maybe | no         | one buffer covers all of it, which is being written        |
+//! | in use     | yes   | maybe      | buffers lie on it, it is mapped                            |
 //! | idle       | yes   | yes        | no buffer lies on it; reclaim may take it                  |
 //! | isolated   | taken | no         | the one reclaimer that made it so unmaps the page          |
 //!
@@ -22,8 +22,8 @@
 //! | idle                   | in use     | a thread that reserves a buffer                        |
 //! | absent                 | filling    | a thread that reserves a buffer which covers the page  |
 //! | absent                 | installing | a thread that reserves another buffer, and has a page  |
-//! | installing             | in use     | the same thread, when the page is mapped               |
-//! | installing             | absent     | the same thread, when that failed                      |
+//! | installing             | in use     | any thread that has mapped the page for its buffer     |
+//! | installing             | absent     | the last thread with a buffer on it, as all have failed |
 //! | filling                | in use     | who has the buffer, once it is written and mapped      |
 //! | filling                | absent     | who has the buffer, to release it instead              |
 //! | in use                 | idle       | the thread that releases the last buffer on the page   |
@@ -31,10 +31,9 @@
 //! | isolated               | absent     | the same reclaimer, once the page is unmapped          |
 //! | in use, idle           | absent     | teardown, when nothing maps the area any more          |
 //!
-//! A thread may wait for the end of both installing and isolated ([`PageTable::in_transit`]):
-//! nobody waits for that, or for anybody who may wait for it, while it has made a page so itself.
-//! The page has been allocated by then: a sender waits for memory that another one needs only if
-//! page tables are missing.
+//! Nobody waits for a thread that maps a page: whoever has a buffer on it maps it, too, and one of
+//! them comes first. Only for the end of isolated may a thread have to wait
+//! ([`PageTable::is_isolated`]), which holds no page in that state, and can be killed meanwhile.
 //!
 //! # A page is mapped when it has been written
 //!
@@ -55,7 +54,7 @@ use core::{
     cmp::max,
     iter,
     marker::PhantomPinned,
-    mem::{align_of, offset_of, size_of, swap},
+    mem::{self, align_of, offset_of, size_of, swap},
     ops::Range,
     pin::Pin,
     ptr::{self, NonNull},
@@ -63,6 +62,7 @@ use core::{
 };
 
 use kernel::{
+    alloc::Flags,
     list_lru::{ListLru, LruLinks},
     memcontrol::{MemCgroup, RcuMemCgroup},
     page::{BorrowedPage, Page, PageBatch},
@@ -111,7 +111,8 @@ impl State {
 /// # Invariants
 ///
 /// - `word` is a state, or'd with the pointer to a page that the slot owns, or with null.
-/// - In the states in use, filling and idle there is a page; in the others there is none.
+/// - In the states in use, installing and idle there is a page, in filling there may be one; in the
+///   others there is none.
 /// - The slot is linked only in the states in use and idle, and always when idle.
 /// - `word` is only used under the area's lock.
 #[pin_data]
@@ -274,8 +275,8 @@ unsafe impl Send for Chunk {}
 unsafe impl Sync for Chunk {}
 
 impl Chunk {
-    /// Makes a chunk for the page table of `owner`. May sleep.
-    fn new(owner: ArcBorrow<'_, Area>) -> Result<Pin<KBox<Self>>> {
+    /// Makes a chunk for the page table of `owner`.
+    fn new(owner: ArcBorrow<'_, Area>, flags: Flags) -> Result<Pin<KBox<Self>>> {
         // INVARIANT: The caller puts the chunk into the page table of `owner`.
         let chunk = KBox::pin_init(
             pin_init!(Self {
@@ -283,7 +284,7 @@ impl Chunk {
                 slots <- pin_init::pin_init_array_from_fn(|_| Slot::new()),
                 _pin: PhantomPinned,
             }),
-            GFP_KERNEL,
+            flags,
         )?;
         // For `with`: a reference to a slot is good for that slot only.
         let _ = ptr::from_ref(&*chunk).expose_provenance();
@@ -296,6 +297,13 @@ impl Chunk {
         ptr::with_exposed_provenance(slot.addr() & !(align_of::<Self>() - 1))
     }
 }
+
+/// How many adjoining pages reclaim takes at a time: a bit for each fits into a word. The first has
+/// an index that is a multiple of it.
+pub(super) const GROUP: usize = usize::BITS as usize;
+
+/// How many chunks a group lies in at most.
+const GROUP_CHUNKS: usize = GROUP.div_ceil(SLOTS) + 1;
 
 /// Where a [`PageTable`] has its chunks.
 type Chunks = KVec<Option<Pin<KBox<Chunk>>>>;
@@ -317,15 +325,15 @@ pub(super) struct Grown {
 }
 
 impl GrowRequest {
-    /// Allocates the memory for the page table of `owner`. May sleep.
+    /// Allocates the memory, for the page table of `owner`. May sleep if the flags say so.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn alloc(self, owner: ArcBorrow<'_, Area>) -> Result<Grown> {
+    pub(super) fn alloc(&self, owner: ArcBorrow<'_, Area>, flags: Flags) -> Result<Grown> {
         let mut places = None;
         if let Some(capacity) = self.places {
-            let mut chunks = Chunks::with_capacity(capacity, GFP_KERNEL)?;
+            let mut chunks = Chunks::with_capacity(capacity, flags)?;
             for _ in 0..capacity {
                 chunks.push_within_capacity(None)?;
             }
@@ -333,9 +341,24 @@ impl GrowRequest {
         }
         Ok(Grown {
             nth: self.nth,
-            chunk: Some(Chunk::new(owner)?),
+            chunk: Some(Chunk::new(owner, flags)?),
             places,
         })
+    }
+}
+
+/// Memory that a page table doesn't need any more: chunks without a page, for one group of adjoining
+/// pages at most, or the places for chunks.
+#[must_use = "must be dropped outside the lock"]
+pub(super) struct Emptied {
+    chunks: [Option<Pin<KBox<Chunk>>>; GROUP_CHUNKS],
+    places: Option<Chunks>,
+}
+
+impl Emptied {
+    /// Whether the page table has no memory any more.
+    pub(super) fn is_all(&self) -> bool {
+        self.places.is_some()
     }
 }
 
@@ -410,10 +433,15 @@ impl<'a> Iterator for SlotsIn<'a> {
 
 /// The pages of an area.
 ///
-/// Its memory follows the pages that were touched: a [`Chunk`] where there is a page, or was one,
-/// and a pointer for each [`SLOTS`] pages up to there.
+/// Its memory follows the pages that are there: a [`Chunk`] where there is one, and a pointer for
+/// each [`SLOTS`] pages up to the highest that there was.
+///
+/// # Invariants
+///
+/// `used` places have a chunk.
 pub(super) struct PageTable {
     chunks: Chunks,
+    used: usize,
     pages: usize,
     /// One more than the highest page that a buffer ever needed to have installed.
     high: usize,
@@ -424,6 +452,7 @@ impl PageTable {
     pub(super) const fn new(pages: usize) -> Self {
         Self {
             chunks: KVec::new(),
+            used: 0,
             pages,
             high: 0,
         }
@@ -485,12 +514,15 @@ impl PageTable {
                 let Some(place) = places.next() else {
                     return Ok(pages);
                 };
-                if !matches!(slot.state(), State::InUse | State::Filling) {
+                if !matches!(
+                    slot.state(),
+                    State::InUse | State::Filling | State::Installing
+                ) {
                     return Err(EFAULT);
                 }
                 let raw = slot.raw_page().ok_or(EFAULT)?;
                 // SAFETY: By the invariants of `Buffer`, all pages that it lies on stay in use, or
-                // are being filled, while it exists. Only teardown takes such a page off its slot,
+                // are being filled or installed, while it exists. Only teardown takes such a page off its slot,
                 // which by the invariants of `BufferAllocator` finds no buffer any more.
                 *place = Some(unsafe { BorrowedPage::from_raw(raw) });
             }
@@ -517,10 +549,10 @@ impl PageTable {
         }
     }
 
-    /// Whether another thread is about to bring or to take away a page of `range`.
-    pub(super) fn in_transit(&self, range: Range<usize>) -> bool {
+    /// Whether reclaim is about to take away a page of `range`.
+    pub(super) fn is_isolated(&self, range: Range<usize>) -> bool {
         self.slots(range)
-            .any(|(_, slot)| matches!(slot.state(), State::Installing | State::Isolated))
+            .any(|(_, slot)| slot.state() == State::Isolated)
     }
 
     /// What memory pages of `range` need to be installed.
@@ -548,18 +580,27 @@ impl PageTable {
                 swap(places, &mut self.chunks);
             }
         }
-        let chunk = &mut self.chunks[grown.nth];
-        if chunk.is_none() {
-            swap(chunk, &mut grown.chunk);
+        // Reclaim may have taken the places away meanwhile.
+        if let Some(chunk) = self.chunks.get_mut(grown.nth) {
+            if chunk.is_none() {
+                swap(chunk, &mut grown.chunk);
+                self.used += 1;
+            }
         }
         grown
     }
 
-    /// absent -> installing for the pages of `range`, on which a buffer has been reserved.
-    pub(super) fn begin_install(&mut self, range: Range<usize>) {
+    /// absent -> filling for the pages of `range`, all of which a buffer covers. Their pages are to
+    /// be [`put`](Self::put) there. Says whether there are any.
+    pub(super) fn begin_fill(&mut self, range: Range<usize>) -> bool {
+        let mut any = false;
         for (_, slot) in self.slots(range) {
-            slot.set_state(State::Installing);
+            if slot.state() == State::Absent {
+                slot.set_state(State::Filling);
+                any = true;
+            }
         }
+        any
     }
 
     /// The first adjoining pages of `range` that are `wanted`, `limit` at most.
@@ -579,9 +620,12 @@ impl PageTable {
         Some(start..start + 1 + more)
     }
 
-    /// The first adjoining pages of `range` that are absent, `limit` at most. No chunk is missing.
-    pub(super) fn absent(&self, range: Range<usize>, limit: usize) -> Option<Range<usize>> {
-        self.run(range, limit, |slot| slot.state() == State::Absent)
+    /// The first adjoining pages of `range` that are to be filled and have no page yet, `limit` at
+    /// most.
+    pub(super) fn lacking(&self, range: Range<usize>, limit: usize) -> Option<Range<usize>> {
+        self.run(range, limit, |slot| {
+            slot.state() == State::Filling && slot.raw_page().is_none()
+        })
     }
 
     /// The first adjoining pages of `range` that are being filled, `limit` at most.
@@ -589,7 +633,8 @@ impl PageTable {
         self.run(range, limit, |slot| slot.state() == State::Filling)
     }
 
-    /// absent -> filling, or installing -> in use, for the pages of `run`: that is `state`.
+    /// Puts pages on the slots of `run`, which have none: absent -> installing, or they are filling
+    /// and stay so. That is `state`.
     pub(super) fn put(
         &mut self,
         run: Range<usize>,
@@ -599,6 +644,27 @@ impl PageTable {
         self.high = max(self.high, run.end);
         for ((_, slot), page) in self.slots(run).zip(pages) {
             slot.put(page, state);
+        }
+    }
+
+    /// installing -> in use for page `index`, which is mapped now, unless others were faster.
+    pub(super) fn installed(&mut self, index: usize) {
+        if let Some(slot) = self.slot(index) {
+            if slot.state() == State::Installing {
+                slot.set_state(State::InUse);
+            }
+        }
+    }
+
+    /// installing -> absent for the pages of `range`, on which no buffer lies: nobody could map
+    /// them.
+    pub(super) fn abandon<const N: usize>(&mut self, range: Range<usize>, gone: &mut PageBatch<N>) {
+        for (_, slot) in self.slots(range) {
+            if slot.state() == State::Installing {
+                if let Some(page) = slot.take(State::Absent) {
+                    gone.push(page);
+                }
+            }
         }
     }
 
@@ -626,11 +692,28 @@ impl PageTable {
         }
     }
 
-    /// installing -> absent for the pages of `range`.
-    pub(super) fn abort_install(&mut self, range: Range<usize>) {
-        for (_, slot) in self.slots(range) {
-            slot.set_state(State::Absent);
+    /// Takes away the memory for the group of pages from `base` on, as far as no page is there or on
+    /// its way, and all memory of the table if that was the last.
+    pub(super) fn trim(&mut self, base: usize) -> Emptied {
+        let mut emptied = Emptied {
+            chunks: [const { None }; GROUP_CHUNKS],
+            places: None,
+        };
+        let first = base / SLOTS;
+        let places = self.chunks.iter_mut().skip(first);
+        for (place, empty) in places.zip(&mut emptied.chunks) {
+            let chunk = place.take_if(|chunk| {
+                let mut slots = chunk.slots.iter();
+                slots.all(|slot| slot.state() == State::Absent)
+            });
+            // INVARIANT: One less has a chunk.
+            self.used -= usize::from(chunk.is_some());
+            *empty = chunk;
         }
+        if self.used == 0 {
+            emptied.places = Some(mem::take(&mut self.chunks));
+        }
+        emptied
     }
 
     /// in use -> idle for the pages of `range` that are in use.
@@ -698,7 +781,7 @@ impl PageTable {
     /// isolated -> absent for pages that the caller isolated: bit 0 of `set` tells page `base`, and
     /// so on.
     pub(super) fn removed(&mut self, base: usize, set: usize) {
-        for (index, slot) in self.slots(base..base + usize::BITS as usize) {
+        for (index, slot) in self.slots(base..base + GROUP) {
             if set >> (index - base) & 1 == 1 {
                 slot.set_state(State::Absent);
             }
@@ -736,7 +819,7 @@ impl PageTable {
         let mut counts = Counts::default();
         for index in 0..self.pages {
             match self.state(index) {
-                State::InUse | State::Filling => counts.in_use += 1,
+                State::InUse | State::Filling | State::Installing => counts.in_use += 1,
                 State::Idle => counts.idle += 1,
                 _ => counts.absent += 1,
             }

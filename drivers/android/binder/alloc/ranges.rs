@@ -45,7 +45,6 @@ use super::slots::{
     Keyed,
     Slot,
     Slots,
-    FIRST,
     NONE, //
 };
 
@@ -137,11 +136,17 @@ enum State {
     TakenBack,
 }
 
-/// Place of a free range in the trie.
+/// Place of a free range in the trie; or, of a buffer, what its sender says of it.
+///
+/// A range is one or the other, and there may be hundreds of thousands.
 struct Node {
+    /// Or the sender's pid.
     parent: Cell<u32>,
+    /// Or the debug id, and the size of the data.
     child: [Cell<u32>; 2],
     /// Neighbours in the list of ranges of the same size. Only the first one is in the trie.
+    ///
+    /// Or the size of the offsets, in a buffer.
     prev_same: Cell<u32>,
     next_same: Cell<u32>,
 }
@@ -153,19 +158,14 @@ pub(super) struct Range {
     /// Neighbours in the mapping.
     prev: Cell<u32>,
     next: Cell<u32>,
-    /// Has a meaning only while the range is free.
     node: Node,
-    /// How many ranges are above it in the trie.
+    /// How many ranges are above it in the trie. Has a meaning only while the range is free.
     level: Cell<u8>,
     state: Cell<State>,
     /// These have a meaning only while the range is a buffer.
     is_oneway: Cell<bool>,
     /// Whether all of its parts are empty, so that the unit that it lies on is none of them.
     is_empty: Cell<bool>,
-    pid: Cell<Pid>,
-    debug_id: Cell<u32>,
-    data_size: Cell<u32>,
-    offsets_size: Cell<u32>,
 }
 
 impl Range {
@@ -184,8 +184,8 @@ impl Range {
 
     /// The parts of a buffer.
     fn sizes(&self) -> Sizes {
-        let data = self.data_size.get() as usize;
-        let offsets = self.offsets_size.get() as usize;
+        let data = self.node.child[1].get() as usize;
+        let offsets = self.node.prev_same.get() as usize;
         let extra = if self.is_empty.get() {
             0
         } else {
@@ -199,20 +199,25 @@ impl Range {
         }
     }
 
+    fn debug_id(&self) -> u32 {
+        self.node.child[0].get()
+    }
+
     fn set_meta(&self, meta: Meta) {
         self.is_oneway.set(meta.is_oneway);
         self.is_empty.set(meta.sizes == Sizes::default());
-        self.pid.set(meta.pid);
-        self.debug_id.set(meta.debug_id);
-        self.data_size.set(meta.sizes.data as u32);
-        self.offsets_size.set(meta.sizes.offsets as u32);
+        let [debug_id, data] = &self.node.child;
+        self.node.parent.set(meta.pid as u32);
+        debug_id.set(meta.debug_id);
+        data.set(meta.sizes.data as u32);
+        self.node.prev_same.set(meta.sizes.offsets as u32);
     }
 
     fn meta(&self) -> Meta {
         Meta {
             sizes: self.sizes(),
-            debug_id: self.debug_id.get(),
-            pid: self.pid.get(),
+            debug_id: self.debug_id(),
+            pid: self.node.parent.get() as Pid,
             is_oneway: self.is_oneway.get(),
         }
     }
@@ -236,10 +241,6 @@ impl Default for Range {
             state: Cell::new(State::Free),
             is_oneway: Cell::new(false),
             is_empty: Cell::new(false),
-            pid: Cell::new(0),
-            debug_id: Cell::new(0),
-            data_size: Cell::new(0),
-            offsets_size: Cell::new(0),
         }
     }
 }
@@ -294,7 +295,7 @@ impl<T> Ranges<T> {
             first: Cell::new(NONE),
             root: Cell::new(NONE),
             count: 0,
-            drained: FIRST,
+            drained: 0,
         }
     }
 
@@ -527,7 +528,7 @@ impl<T> Ranges<T> {
         if self.drained < self.slots.end() {
             return ControlFlow::Continue(());
         }
-        self.drained = FIRST;
+        self.drained = 0;
         ControlFlow::Break(None)
     }
 
@@ -550,8 +551,7 @@ impl<T> Ranges<T> {
 
     /// The buffer that has this name, if there is one.
     fn buffer(&self, id: Id) -> Option<Slot<'_, Range>> {
-        (FIRST..self.slots.end())
-            .contains(&id.0)
+        (id.0 < self.slots.end())
             .then(|| self.slots.get(id.0))
             .filter(|range| !range.is_free())
     }
@@ -588,7 +588,7 @@ fn taken_back<T>(range: Slot<'_, Range>, data: Held<T>) -> Reserved<T> {
         id: Id(range.index()),
         offset: range.offset.get() as usize,
         size: range.size.get() as usize,
-        debug_id: range.debug_id.get(),
+        debug_id: range.debug_id(),
         data,
     }
 }
@@ -955,7 +955,9 @@ mod tests {
             match ranges.reserve(size, meta) {
                 Ok(reserved) => return Ok(reserved),
                 Err(ReserveError::NoSpace) => return Err(ENOSPC),
-                Err(ReserveError::NeedGrow(request)) => drop(ranges.grow(request.alloc()?)),
+                Err(ReserveError::NeedGrow(request)) => {
+                    drop(ranges.grow(request.alloc(GFP_KERNEL)?))
+                }
             }
         }
     }
@@ -1050,7 +1052,7 @@ mod tests {
         assert_eq!(ranges.iter().count(), 0);
         assert_eq!(ranges.existing(0).err(), Some(ENOENT));
         assert_eq!(ranges.list_again(Id(0)), Err(ENOENT));
-        assert_eq!(ranges.list_again(Id(FIRST)), Err(ENOENT));
+        assert_eq!(ranges.list_again(Id(0)), Err(ENOENT));
         assert_eq!(ranges.list_again(Id(NONE)), Err(ENOENT));
         assert!(take_next(&mut ranges).is_none());
         // What will never fit doesn't ask for memory.
@@ -1069,9 +1071,9 @@ mod tests {
         ) else {
             return Err(EINVAL);
         };
-        drop(ranges.grow(first.alloc()?));
+        drop(ranges.grow(first.alloc(GFP_KERNEL)?));
         plain(&mut ranges, UNIT)?;
-        drop(ranges.grow(second.alloc()?));
+        drop(ranges.grow(second.alloc(GFP_KERNEL)?));
         assert!(is_sound(&ranges));
         assert_eq!(ranges.count(), 1);
         Ok(())

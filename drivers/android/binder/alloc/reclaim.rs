@@ -18,7 +18,7 @@ use kernel::{
 };
 
 use super::{
-    pages::{IdleLru, Slot},
+    pages::{IdleLru, Slot, GROUP},
     vma::Mapping,
     Area, //
 };
@@ -86,9 +86,6 @@ struct Done {
     is_busy: bool,
 }
 
-/// How many adjoining pages are a group. The first has an index that is a multiple of it.
-const GROUP: usize = usize::BITS as usize;
-
 impl Area {
     /// Frees the idle pages of the group that the page with `slot` is in, as far as the same VMA
     /// maps them.
@@ -152,9 +149,11 @@ impl Area {
             return;
         };
         mapped.pages.removed(base, isolated);
-        let unused = mapped.trim();
+        let emptied = mapped.pages.trim(base);
+        // The next transaction is spared the first ranges, unless it has to bring all the rest, too.
+        let unused = emptied.is_all().then(|| mapped.trim());
         self.settle(state);
         // Without the lock.
-        drop(unused);
+        drop((emptied, unused));
     }
 }

@@ -10,8 +10,8 @@
 //!   allocates a [`Grown`], takes the lock again, hands it to [`Slots::grow`] and tries again;
 //! - whatever comes back from [`Slots::grow`] and [`Slots::vacate`] is dropped once the lock is.
 //!
-//! What is done under the lock takes a bounded time, also while growing: each block that is added
-//! has twice as many slots as the last one, and no slot is copied. The hash table that finds a slot
+//! What is done under the lock takes a bounded time, also while growing: slots are added in blocks
+//! of a page at most, so that few are in vain, and no slot is copied. The hash table that finds a slot
 //! by its key grows along with the slots in use, by one bucket for each (linear hashing), so there
 //! is no moment at which all of it is hashed again.
 
@@ -21,7 +21,10 @@ use core::{
         UnsafeCell, //
     },
     marker::PhantomData,
-    mem,
+    mem::{
+        self,
+        size_of, //
+    },
     ops::{
         Deref,
         Index, //
@@ -30,6 +33,8 @@ use core::{
 };
 
 use kernel::{
+    alloc::Flags,
+    page::PAGE_SIZE,
     prelude::*,
     sync::atomic::{
         ordering::{
@@ -44,13 +49,21 @@ use kernel::{
 /// The index that stands for no slot.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Number of slots in the first block; a power of two.
-///
-/// Few, because most processes have one buffer at a time: that makes two ranges.
-///
-/// It is also the index of the first slot. So the highest bit of an index tells the block, and the
-/// other bits tell where in that block the slot is.
-pub(super) const FIRST: u32 = 2;
+/// Number of slots in the first block. Few, because most processes have one buffer at a time: that
+/// makes two ranges.
+const FIRST: u32 = 2;
+
+/// How many blocks there are after the first one before they get larger.
+const SMALL_BLOCKS: u32 = 32;
+
+/// Bytes of these blocks.
+const SMALL: usize = 1024;
+
+/// Bytes of the blocks after them.
+const LARGE: usize = 4096;
+
+/// For how many blocks there are places at first.
+const FIRST_PLACES: usize = 4;
 
 /// How many slots an owner that has become empty may keep, to be spared the next allocations.
 ///
@@ -64,13 +77,15 @@ pub(super) trait Keyed: Default {
     fn key(&self) -> u32;
 }
 
-/// A slot, and the head of a bucket. The two have no more in common than their place.
-struct Entry<S> {
+/// A slot, what goes with it, and the head of a bucket. The last has no more in common with the others
+/// than its place.
+struct Entry<S, D> {
     /// First slot in the bucket.
     bucket: Cell<u32>,
     /// Next slot in the same bucket, or next spare slot.
     next: Cell<u32>,
     value: S,
+    data: D,
 }
 
 /// What goes with a slot, for one to have at a time.
@@ -92,19 +107,83 @@ impl<T: Default> Default for Data<T> {
     }
 }
 
-/// Slots that are allocated together, and the data that goes with them, as many of the one as of
-/// the other.
-struct Block<S, D> {
-    entries: KVVec<Entry<S>>,
-    data: KVVec<D>,
+/// Slots that are allocated together.
+type Block<S, D> = KVec<Entry<S, D>>;
+
+/// The blocks, in order of index, each by the pointer to its first slot.
+///
+/// # Invariants
+///
+/// Each pointer is that of a [`Block`] with [`Blocks::len_of`] as many slots, which is owned.
+struct Blocks<S, D>(KVVec<NonNull<Entry<S, D>>>);
+
+// SAFETY: The blocks are owned, as by a vector of vectors.
+unsafe impl<S: Send, D: Send> Send for Blocks<S, D> {}
+
+impl<S, D> Blocks<S, D> {
+    const SMALL: u32 = (SMALL / size_of::<Entry<S, D>>()) as u32;
+    const LARGE: u32 = (LARGE / size_of::<Entry<S, D>>()) as u32;
+    /// Index of the first slot in a large block.
+    const LARGE_START: u32 = FIRST + Self::SMALL * SMALL_BLOCKS;
+
+    /// How many slots block `nth` has.
+    const fn len_of(nth: u32) -> u32 {
+        match nth {
+            0 => FIRST,
+            1..=SMALL_BLOCKS => Self::SMALL,
+            _ => Self::LARGE,
+        }
+    }
+
+    /// The block of slot `index`, and where in there the slot is.
+    const fn place_of(index: u32) -> (u32, u32) {
+        if index < FIRST {
+            (0, index)
+        } else if index < Self::LARGE_START {
+            let index = index - FIRST;
+            (1 + index / Self::SMALL, index % Self::SMALL)
+        } else {
+            let index = index - Self::LARGE_START;
+            (1 + SMALL_BLOCKS + index / Self::LARGE, index % Self::LARGE)
+        }
+    }
+
+    /// How many slots these blocks have together.
+    fn capacity(&self) -> u32 {
+        let nth = self.0.len() as u32;
+        let small = nth.saturating_sub(1).min(SMALL_BLOCKS);
+        let large = nth.saturating_sub(1 + SMALL_BLOCKS);
+        nth.min(1) * FIRST + small * Self::SMALL + large * Self::LARGE
+    }
+
+    /// Adds a block, for which there is a place.
+    fn push(&mut self, block: Block<S, D>) {
+        debug_assert!(block.len() as u32 == Self::len_of(self.0.len() as u32));
+        let (first, _, _) = block.into_raw_parts();
+        if let Some(first) = NonNull::new(first) {
+            // INVARIANT: The block is owned here from now on.
+            let pushed = self.0.push_within_capacity(first);
+            debug_assert!(pushed.is_ok());
+        }
+    }
 }
 
-type Blocks<S, D> = KVec<Block<S, D>>;
+impl<S, D> Drop for Blocks<S, D> {
+    fn drop(&mut self) {
+        for (nth, first) in self.0.iter().enumerate() {
+            let len = Self::len_of(nth as u32) as usize;
+            // SAFETY: By the type invariants it is a block with so many slots, and exactly these,
+            // as `GrowRequest::alloc` has made it.
+            drop(unsafe { Block::from_raw_parts(first.as_ptr(), len, len) });
+        }
+    }
+}
 
 /// A slot that has been looked up.
 pub(super) struct Slot<'a, S> {
     index: u32,
-    entry: &'a Entry<S>,
+    next: &'a Cell<u32>,
+    value: &'a S,
 }
 
 impl<'a, S> Slot<'a, S> {
@@ -113,7 +192,7 @@ impl<'a, S> Slot<'a, S> {
     }
 
     pub(super) fn into_ref(self) -> &'a S {
-        &self.entry.value
+        self.value
     }
 }
 
@@ -129,7 +208,7 @@ impl<S> Deref for Slot<'_, S> {
     type Target = S;
 
     fn deref(&self) -> &S {
-        &self.entry.value
+        self.value
     }
 }
 
@@ -141,9 +220,7 @@ impl<S> Deref for Slot<'_, S> {
 ///
 /// # Invariants
 ///
-/// - Block 0 has [`FIRST`] slots, and each other block has twice as many as the one before it.
-/// - The slots from [`FIRST`] to below `end` are taken or on the spare list. The blocks have a
-///   place for each of them.
+/// - The slots below `end` are taken or on the spare list. The blocks have a place for each of them.
 /// - There is a bucket for each of these slots. A linked slot is in the one bucket that
 ///   [`Slots::bucket`] tells for its key. All chains end with [`NONE`].
 /// - `mask` is one less than the least power of two that isn't below the number of buckets.
@@ -156,14 +233,19 @@ pub(super) struct Slots<S, D = ()> {
 
 /// Says how much memory is missing.
 pub(super) struct GrowRequest<S, D = ()> {
-    blocks: usize,
+    /// Which block.
+    nth: u32,
+    /// How many places for blocks there have to be, if there aren't enough.
+    places: Option<usize>,
     _slots: PhantomData<fn() -> (S, D)>,
 }
 
 /// Memory that is on its way into or out of a [`Slots`].
 #[must_use = "must be dropped outside the lock"]
 pub(super) struct Grown<S, D = ()> {
-    blocks: Blocks<S, D>,
+    nth: u32,
+    block: Option<Block<S, D>>,
+    blocks: Option<Blocks<S, D>>,
 }
 
 /// Has the data of a slot for itself.
@@ -224,35 +306,38 @@ pub(super) enum Refused<S, D = ()> {
 impl<S: Keyed, D: Default> GrowRequest<S, D> {
     /// Allocates the missing memory. To be called with no lock held.
     ///
+    /// What takes more than a page is allocated as the system has it, whatever the flags: 8 bytes for
+    /// each page of slots.
+    ///
     /// # Errors
     ///
     /// `ENOMEM` if there is none.
-    pub(super) fn alloc(self) -> Result<Grown<S, D>> {
-        let capacity = (FIRST as usize) << self.blocks;
-        let mut block = Block {
-            entries: KVVec::with_capacity(capacity, GFP_KERNEL)?,
-            data: KVVec::with_capacity(capacity, GFP_KERNEL)?,
-        };
+    pub(super) fn alloc(&self, flags: Flags) -> Result<Grown<S, D>> {
+        let capacity = Blocks::<S, D>::len_of(self.nth) as usize;
+        let mut block = Block::with_capacity(capacity, flags)?;
         for _ in 0..capacity {
-            block.entries.push_within_capacity(Entry {
+            block.push_within_capacity(Entry {
                 bucket: Cell::new(NONE),
                 next: Cell::new(NONE),
                 value: S::default(),
-            })?;
-            block.data.push_within_capacity(D::default())?;
-        }
-
-        // The empty blocks change places with the present ones, so that `grow` neither allocates
-        // nor frees.
-        let mut blocks = KVec::with_capacity(self.blocks + 1, GFP_KERNEL)?;
-        for _ in 0..self.blocks {
-            blocks.push_within_capacity(Block {
-                entries: KVVec::new(),
-                data: KVVec::new(),
+                data: D::default(),
             })?;
         }
-        blocks.push_within_capacity(block)?;
-        Ok(Grown { blocks })
+        let mut blocks = None;
+        if let Some(places) = self.places {
+            let flags = if places * size_of::<usize>() > PAGE_SIZE {
+                GFP_KERNEL
+            } else {
+                flags
+            };
+            // INVARIANT: There is no block.
+            blocks = Some(Blocks(KVVec::with_capacity(places, flags)?));
+        }
+        Ok(Grown {
+            nth: self.nth,
+            block: Some(block),
+            blocks,
+        })
     }
 }
 
@@ -261,15 +346,15 @@ impl<S, D> Slots<S, D> {
     pub(super) const fn new() -> Self {
         // INVARIANT: There are no blocks, slots or buckets.
         Self {
-            blocks: KVec::new(),
-            end: Cell::new(FIRST),
+            blocks: Blocks(KVVec::new()),
+            end: Cell::new(0),
             mask: Cell::new(0),
             spare: Cell::new(NONE),
         }
     }
 
     fn capacity(&self) -> u32 {
-        (FIRST << self.blocks.len()) - FIRST
+        self.blocks.capacity()
     }
 
     /// All slots that are taken have an index below this.
@@ -279,11 +364,11 @@ impl<S, D> Slots<S, D> {
 
     /// Whether there never was a slot.
     pub(super) fn is_new(&self) -> bool {
-        self.end() == FIRST
+        self.end() == 0
     }
 
     fn buckets(&self) -> u32 {
-        self.end() - FIRST
+        self.end()
     }
 
     /// Whether an empty owner should give the memory back.
@@ -293,8 +378,11 @@ impl<S, D> Slots<S, D> {
 
     /// What to allocate when [`Slots::take`] found nothing.
     pub(super) fn request(&self) -> GrowRequest<S, D> {
+        let nth = self.blocks.0.len();
+        let is_full = nth == self.blocks.0.capacity();
         GrowRequest {
-            blocks: self.blocks.len(),
+            nth: nth as u32,
+            places: is_full.then(|| (2 * nth).max(FIRST_PLACES)),
             _slots: PhantomData,
         }
     }
@@ -303,13 +391,24 @@ impl<S, D> Slots<S, D> {
     ///
     /// If someone else was faster, `grown` itself is returned.
     pub(super) fn grow(&mut self, mut grown: Grown<S, D>) -> Grown<S, D> {
-        if grown.blocks.len() == self.blocks.len() + 1 {
-            // INVARIANT: The present blocks keep their places, and `GrowRequest::alloc` has made
-            // the last one twice as large as the one before.
-            for (new, old) in grown.blocks.iter_mut().zip(self.blocks.iter_mut()) {
-                mem::swap(new, old);
+        let blocks = &mut self.blocks;
+        if grown.nth as usize != blocks.0.len() {
+            return grown;
+        }
+        if let Some(larger) = grown.blocks.as_mut() {
+            if larger.0.capacity() > blocks.0.capacity() {
+                for &first in blocks.0.iter() {
+                    let _ = larger.0.push_within_capacity(first);
+                }
+                // INVARIANT: The present blocks belong to the larger one now.
+                blocks.0.clear();
+                mem::swap(larger, blocks);
             }
-            mem::swap(&mut grown.blocks, &mut self.blocks);
+        }
+        if blocks.0.len() < blocks.0.capacity() {
+            if let Some(block) = grown.block.take() {
+                blocks.push(block);
+            }
         }
         grown
     }
@@ -317,32 +416,33 @@ impl<S, D> Slots<S, D> {
     /// Gives all slots and all memory away, for the caller to drop outside the lock.
     pub(super) fn vacate(&mut self) -> Grown<S, D> {
         Grown {
-            blocks: mem::replace(self, Self::new()).blocks,
+            nth: 0,
+            block: None,
+            blocks: Some(mem::replace(self, Self::new()).blocks),
         }
     }
 
-    /// The block of slot `index`, and where it is in there.
-    fn locate(&self, index: u32) -> (&Block<S, D>, usize) {
-        assert!((FIRST..self.end()).contains(&index));
-        let level = index.ilog2();
-        let nth_block = (level - FIRST.ilog2()) as usize;
-        // SAFETY: By the type invariants there is a block for each slot.
-        let block = unsafe { self.blocks.get_unchecked(nth_block) };
-        (block, (index & !(1 << level)) as usize)
-    }
-
-    fn entry(&self, index: u32) -> &Entry<S> {
-        let (block, nth) = self.locate(index);
-        // SAFETY: By the type invariants the block has a place for the slot.
-        unsafe { block.entries.get_unchecked(nth) }
+    fn entry(&self, index: u32) -> &Entry<S, D> {
+        assert!(index < self.end());
+        let (nth, place) = Blocks::<S, D>::place_of(index);
+        // SAFETY: By the type invariants there is a block for each slot, which has a place for it.
+        unsafe {
+            self.blocks
+                .0
+                .get_unchecked(nth as usize)
+                .add(place as usize)
+                .as_ref()
+        }
     }
 
     /// Looks up a slot that was taken.
     #[inline]
     pub(super) fn get(&self, index: u32) -> Slot<'_, S> {
+        let entry = self.entry(index);
         Slot {
             index,
-            entry: self.entry(index),
+            next: &entry.next,
+            value: &entry.value,
         }
     }
 
@@ -355,9 +455,7 @@ impl<S, D> Slots<S, D> {
 
 impl<S, T> Slots<S, Data<T>> {
     fn data(&self, index: u32) -> &Data<T> {
-        let (block, nth) = self.locate(index);
-        // SAFETY: As in `entry`.
-        unsafe { block.data.get_unchecked(nth) }
+        &self.entry(index).data
     }
 
     /// Holds the data of a slot for the first time.
@@ -397,7 +495,7 @@ impl<S: Keyed, D> Slots<S, D> {
     pub(super) fn take(&self) -> Option<Slot<'_, S>> {
         match self.try_get(self.spare.get()) {
             Some(slot) => {
-                self.spare.set(slot.entry.next.get());
+                self.spare.set(slot.next.get());
                 Some(slot)
             }
             None => self.take_new(),
@@ -420,7 +518,7 @@ impl<S: Keyed, D> Slots<S, D> {
     /// Gives back a slot that was taken and isn't linked.
     #[inline]
     pub(super) fn put(&self, slot: Slot<'_, S>) {
-        slot.entry.next.set(self.spare.replace(slot.index));
+        slot.next.set(self.spare.replace(slot.index));
     }
 
     /// Moves what belongs into the new bucket `new` there, from the bucket where it has been so
@@ -444,7 +542,7 @@ impl<S: Keyed, D> Slots<S, D> {
 
     /// The first slot in a bucket.
     fn head(&self, bucket: u32) -> &Cell<u32> {
-        &self.entry(FIRST + bucket).bucket
+        &self.entry(bucket).bucket
     }
 
     /// The bucket for `key`. There must be one.
@@ -464,13 +562,13 @@ impl<S: Keyed, D> Slots<S, D> {
     #[inline]
     pub(super) fn link(&self, slot: Slot<'_, S>) {
         let head = self.head(self.bucket(slot.key()));
-        slot.entry.next.set(head.replace(slot.index));
+        slot.next.set(head.replace(slot.index));
     }
 
     /// Ends what [`Slots::link`] began.
     pub(super) fn unlink(&self, slot: Slot<'_, S>) {
         if let Some((link, _)) = self.search(slot.key(), |other| other.index == slot.index) {
-            link.set(slot.entry.next.get());
+            link.set(slot.next.get());
         }
     }
 
@@ -496,7 +594,7 @@ impl<S: Keyed, D> Slots<S, D> {
             if is_it(slot) {
                 return Some((link, slot));
             }
-            link = &slot.entry.next;
+            link = slot.next;
         }
     }
 }
@@ -507,7 +605,7 @@ impl<S: Keyed, T> Slots<S, Data<T>> {
     pub(super) fn unlink_and_hold(&self, key: u32) -> Option<(Slot<'_, S>, Held<T>)> {
         let (link, slot) = self.search(key, |slot| slot.key() == key)?;
         let held = self.hold(slot.index)?;
-        link.set(slot.entry.next.get());
+        link.set(slot.next.get());
         Some((slot, held))
     }
 }
@@ -550,7 +648,7 @@ mod tests {
                 slots.link(slot);
                 return Ok(slot.index());
             }
-            drop(slots.grow(slots.request().alloc()?));
+            drop(slots.grow(slots.request().alloc(GFP_KERNEL)?));
         }
     }
 
@@ -574,35 +672,43 @@ mod tests {
 
     #[test]
     fn blocks_have_no_gaps() -> Result {
+        type Many = Blocks<Cell<u32>, ()>;
+        // Up to the third large block.
+        let end = SMALL_BLOCKS + 4;
         let mut slots = Slots::<Cell<u32>>::new();
         assert_eq!(slots.capacity(), 0);
-        for block in 0..8 {
-            drop(slots.grow(slots.request().alloc()?));
-            assert_eq!(slots.blocks.len(), block + 1);
-        }
-        for block in 0..8 {
-            for nth in 0..slots.blocks[block].entries.len() {
+        for nth in 0..end {
+            drop(slots.grow(slots.request().alloc(GFP_KERNEL)?));
+            let first = slots.blocks.0[nth as usize];
+            for place in 0..Many::len_of(nth) {
                 let slot = slots.take().ok_or(EINVAL)?;
-                assert!(core::ptr::eq(slot.entry, &slots.blocks[block].entries[nth]));
+                assert_eq!(Many::place_of(slot.index()), (nth, place));
+                // SAFETY: The block has so many slots, which nobody changes meanwhile.
+                let entry = unsafe { first.add(place as usize).as_ref() };
+                assert!(core::ptr::eq(slot.value, &entry.value));
             }
+            assert_eq!(slots.capacity(), slots.buckets());
+            assert!(slots.take().is_none());
         }
-        assert_eq!(slots.capacity(), slots.buckets());
-        assert!(slots.take().is_none());
+        assert!(Many::LARGE_START < slots.end());
         Ok(())
     }
 
     #[test]
     fn grows_once() -> Result {
         let mut slots = Slots::<Cell<u32>>::new();
-        let (first, second) = (slots.request().alloc()?, slots.request().alloc()?);
-        assert_eq!(slots.grow(first).blocks.len(), 0);
+        let (first, second) = (slots.request(), slots.request());
+        let (first, second) = (first.alloc(GFP_KERNEL)?, second.alloc(GFP_KERNEL)?);
+        let left = slots.grow(first);
+        assert!(left.block.is_none() && left.blocks.is_some_and(|blocks| blocks.0.is_empty()));
         let index = take(&mut slots, 7)?;
         // Late memory comes back whole, and nothing is lost.
-        assert_eq!(slots.grow(second).blocks.len(), 1);
+        assert!(slots.grow(second).block.is_some());
         assert_eq!(slots.capacity(), FIRST);
         assert_eq!(find(&slots, 7), Some(index));
 
-        assert_eq!(slots.vacate().blocks.len(), 1);
+        let vacated = slots.vacate().blocks;
+        assert!(vacated.is_some_and(|blocks| blocks.0.len() == 1));
         assert_eq!(slots.capacity(), 0);
         assert_eq!(find(&slots, 7), None);
         assert!(slots.take().is_none());
@@ -654,7 +760,7 @@ mod tests {
     #[test]
     fn is_held_by_one() -> Result {
         let mut slots = Slots::<Cell<u32>, Data<u32>>::new();
-        drop(slots.grow(slots.request().alloc()?));
+        drop(slots.grow(slots.request().alloc(GFP_KERNEL)?));
         let index = take(&mut slots, 7)?;
         // SAFETY: The slot has just been taken.
         let mut held = unsafe { slots.hold_new(index) };

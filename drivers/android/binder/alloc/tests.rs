@@ -30,7 +30,7 @@ use kernel::{
     uaccess::UserSlice, //
 };
 
-use super::{cases, pages::Counts, reclaim, Buffer, BufferAllocator, IdleLru, Request};
+use super::{cases, pages::Counts, reclaim, Buffer, BufferAllocator, IdleLru, Request, Sizes};
 use crate::{shrinker::IdlePages, AssertSync};
 
 /// A mapping of this many pages.

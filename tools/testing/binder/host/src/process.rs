@@ -237,11 +237,6 @@ impl Process {
         self.alloc.page_sets()
     }
 
-    /// Sets how many pages the process may have.
-    pub fn set_limit(&self, pages: usize) {
-        self.mm.memcg().set_limit(pages);
-    }
-
     /// How many pages the process has.
     pub fn charged(&self) -> usize {
         self.mm.memcg().charged()

@@ -9,12 +9,23 @@ use binder_alloc_host::process::{
         run,
         Op, //
     },
+    Buffer,
     Lru,
+    Pages,
     Process, //
 };
-use kernel::page::{
-    before_next,
-    PAGE_SIZE, //
+use kernel::{
+    alloc::fail_after,
+    mm::virt::{
+        before_next_map,
+        before_next_zap, //
+    },
+    page::{
+        before_next,
+        PAGE_SIZE, //
+    },
+    prelude::*,
+    task, //
 };
 use proptest::{
     collection::vec,
@@ -51,7 +62,6 @@ fn op() -> impl Strategy<Value = Op> {
         50 => any::<u16>().prop_map(Op::Existing),
         100 => any::<u16>().prop_map(Op::Release),
         30 => (0..48_usize).prop_map(Op::Scan),
-        3 => (0..24_usize).prop_map(Op::Limit),
         1 => Just(Op::Unmap),
         4 => Just(Op::Restart),
     ]
@@ -183,4 +193,117 @@ fn nobody_waits_for_all_of_a_large_buffer() {
 #[test]
 fn nobody_waits_for_the_page_of_another_sender() {
     nobody_waits_for_the_memory_of(8);
+}
+
+/// Has another thread reserve a small buffer, and gives that. It mustn't have to wait.
+fn reserve_meanwhile(process: &Arc<Process>) -> Buffer {
+    let (sender, receiver) = mpsc::channel();
+    let other = process.clone();
+    let thread = thread::spawn(move || sender.send(other.reserve(8)).unwrap());
+    let buffer = receiver.recv_timeout(Duration::from_secs(10));
+    let buffer = buffer.expect("the sender of the small buffer waits");
+    thread.join().unwrap();
+    buffer.unwrap()
+}
+
+/// Two buffers on one page, of which the sender of the first stops before it maps that, and fails
+/// then if it `fails`. The second one is freed before that if it `frees`.
+fn map_a_page_of_two(fails: bool, frees: bool) {
+    let lru = Lru::new();
+    let process = Arc::new(Process::new(&lru, 16, true));
+    let (sender, receiver) = mpsc::channel();
+    let other = process.clone();
+    before_next_map(move || {
+        let small = reserve_meanwhile(&other);
+        other.touch(&small, 1);
+        if frees {
+            other.release(small);
+        } else {
+            sender.send(small).unwrap();
+        }
+        if fails {
+            // For the page table.
+            fail_after(0);
+        }
+    });
+    let buffer = process.reserve(8);
+    fail_after(usize::MAX);
+    assert_eq!(buffer.as_ref().err(), fails.then_some(&ENOMEM));
+    assert_eq!(process.pages().0, u64::from(!(fails && frees)) as Pages);
+    if let Ok(buffer) = buffer {
+        process.touch(&buffer, 2);
+        process.release(buffer);
+    }
+    if let Ok(small) = receiver.try_recv() {
+        process.check(&small, 1);
+        process.release(small);
+    }
+    // There is one page, whoever brought it, and it can be reclaimed.
+    assert_eq!(
+        (lru.count(), process.charged(), process.mapped()),
+        (1, 1, 1)
+    );
+    assert_eq!(lru.scan(usize::MAX).0, Some(1));
+    assert_eq!((process.charged(), process.mapped()), (0, 0));
+    Arc::into_inner(process).unwrap().finish().check();
+}
+
+#[test]
+fn nobody_waits_for_a_page_to_be_mapped() {
+    for fails in [false, true] {
+        for frees in [false, true] {
+            map_a_page_of_two(fails, frees);
+        }
+    }
+}
+
+/// A page that no sender can map goes with the last of their buffers.
+#[test]
+fn a_page_that_nobody_can_map_is_freed() {
+    let process = Arc::new(Process::new(&Lru::new(), 16, true));
+    let other = process.clone();
+    before_next_map(move || {
+        let small = thread::spawn(move || {
+            before_next_map(|| fail_after(0));
+            let small = other.reserve(8);
+            fail_after(usize::MAX);
+            small.err()
+        });
+        assert_eq!(small.join().unwrap(), Some(ENOMEM));
+        fail_after(0);
+    });
+    assert_eq!(process.reserve(8).err(), Some(ENOMEM));
+    fail_after(usize::MAX);
+    assert_eq!((process.pages(), process.charged()), ((0, 0), 0));
+    let buffer = process.reserve(8).unwrap();
+    process.touch(&buffer, 1);
+    process.release(buffer);
+    Arc::into_inner(process).unwrap().finish().check();
+}
+
+/// What may have to be waited for is a page that is being reclaimed. Who is killed doesn't.
+#[test]
+fn a_killed_sender_does_not_wait_for_reclaim() {
+    let lru = Lru::new();
+    let process = Arc::new(Process::new(&lru, 16, true));
+    let buffer = process.reserve(8).unwrap();
+    process.release(buffer);
+    let (sender, receiver) = mpsc::channel();
+    let other = process.clone();
+    before_next_zap(move || {
+        let thread = thread::spawn(move || {
+            sender
+                .send(task::killed(|| other.reserve(8)).err())
+                .unwrap();
+        });
+        let result = receiver.recv_timeout(Duration::from_secs(10));
+        assert_eq!(result, Ok(Some(EINTR)), "a killed sender waits");
+        thread.join().unwrap();
+    });
+    assert_eq!(lru.scan(usize::MAX).0, Some(1));
+    assert_eq!((process.pages(), process.charged()), ((0, 0), 0));
+    let buffer = process.reserve(8).unwrap();
+    process.touch(&buffer, 1);
+    process.release(buffer);
+    Arc::into_inner(process).unwrap().finish().check();
 }

@@ -79,7 +79,7 @@ pub mod flags {
 
     pub const GFP_KERNEL: Flags = Flags(0);
     pub const GFP_KERNEL_ACCOUNT: Flags = Flags(0);
-    pub const GFP_NOWAIT: Flags = Flags(0);
+    pub const GFP_ATOMIC: Flags = Flags(0);
     pub const __GFP_HIGHMEM: Flags = Flags(0);
     pub const __GFP_NOWARN: Flags = Flags(0);
     pub const __GFP_RETRY_MAYFAIL: Flags = Flags(0);
@@ -194,6 +194,19 @@ impl<T> Vec<T> {
         let mut this = Self::new();
         this.reserve(capacity, flags)?;
         Ok(this)
+    }
+
+    pub fn into_raw_parts(mut self) -> (*mut T, usize, usize) {
+        let mut vec = mem::ManuallyDrop::new(mem::take(&mut self.0));
+        (vec.as_mut_ptr(), vec.len(), vec.capacity())
+    }
+
+    /// # Safety
+    ///
+    /// As the kernel's.
+    pub unsafe fn from_raw_parts(ptr: *mut T, length: usize, capacity: usize) -> Self {
+        // SAFETY: By the requirements of this function.
+        Self(unsafe { vec::Vec::from_raw_parts(ptr, length, capacity) })
     }
 
     pub fn capacity(&self) -> usize {

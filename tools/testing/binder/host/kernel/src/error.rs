@@ -53,6 +53,7 @@ pub mod code {
     pub const EPERM: Error = Error(-1);
     pub const ENOENT: Error = Error(-2);
     pub const ESRCH: Error = Error(-3);
+    pub const EINTR: Error = Error(-4);
     pub const ENOMEM: Error = Error(-12);
     pub const EFAULT: Error = Error(-14);
     pub const EBUSY: Error = Error(-16);

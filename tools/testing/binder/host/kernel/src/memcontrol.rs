@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory cgroups: each has a number of pages and a limit.
+//! Memory cgroups: each has a number of pages.
 
 use crate::{
-    alloc::AllocError,
     bindings,
     mm::Mm,
     page::Page,
@@ -32,7 +31,6 @@ use std::{
 /// A memcg that is known to exist, but perhaps not for long.
 pub struct RcuMemCgroup {
     charged: AtomicUsize,
-    limit: AtomicUsize,
 }
 
 impl PartialEq for RcuMemCgroup {
@@ -57,18 +55,12 @@ impl MemCgroup {
     pub fn new() -> ARef<Self> {
         ARef::from_arc(Arc::new(Self(RcuMemCgroup {
             charged: AtomicUsize::new(0),
-            limit: AtomicUsize::new(usize::MAX),
         })))
     }
 
     /// How many pages are charged to it.
     pub fn charged(&self) -> usize {
         self.charged.load(SeqCst)
-    }
-
-    /// Sets how many pages may be charged to it.
-    pub fn set_limit(&self, pages: usize) {
-        self.limit.store(pages, SeqCst);
     }
 
     pub fn from_mm(mm: &Mm) -> Option<ARef<Self>> {
@@ -95,15 +87,12 @@ sys::thread_local! {
 }
 
 /// Charges a page to the active memcg.
-pub(crate) fn charge() -> Result<Option<ARef<MemCgroup>>, AllocError> {
+pub(crate) fn charge() -> Option<ARef<MemCgroup>> {
     let memcg = ACTIVE.with(|active| active.borrow().clone());
     if let Some(memcg) = &memcg {
-        if memcg.charged.fetch_add(1, SeqCst) >= memcg.limit.load(SeqCst) {
-            memcg.charged.fetch_sub(1, SeqCst);
-            return Err(AllocError);
-        }
+        memcg.charged.fetch_add(1, SeqCst);
     }
-    Ok(memcg)
+    memcg
 }
 
 pub(crate) fn uncharge(page: &bindings::page) {

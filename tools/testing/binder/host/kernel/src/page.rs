@@ -14,7 +14,11 @@ use crate::{
         code::EINVAL,
         Result, //
     },
-    memcontrol,
+    memcontrol::{
+        self,
+        MemCgroup, //
+    },
+    sync::aref::ARef,
     uaccess::UserSliceReader, //
 };
 use std::{
@@ -70,24 +74,29 @@ pub fn before_next(f: impl FnOnce() + 'static) {
 }
 
 impl Page {
-    pub fn alloc_split(order: u32, flags: Flags) -> Result<SplitPages, AllocError> {
+    pub fn alloc_page(flags: Flags) -> Result<Self, AllocError> {
+        alloc::allocate()?;
+        Ok(Self::new(flags, None))
+    }
+
+    pub fn alloc_split_charged(order: u32, flags: Flags) -> Result<SplitPages, AllocError> {
         if let Some(f) = NEXT.with(RefCell::take) {
             f();
         }
         alloc::allocate()?;
-        let pages = (0..1 << order).map(|_| Self::new(flags));
-        Ok(pages.collect::<Result<Vec<_>, _>>()?.into_iter())
+        let pages = (0..1 << order).map(|_| Self::new(flags, memcontrol::charge()));
+        Ok(pages.collect::<Vec<_>>().into_iter())
     }
 
-    fn new(flags: Flags) -> Result<Self, AllocError> {
+    fn new(flags: Flags, memcg: Option<ARef<MemCgroup>>) -> Self {
         let page = Box::new(bindings::page {
             refs: AtomicUsize::new(1),
-            memcg: memcontrol::charge()?,
+            memcg,
             filler: if flags.contains(__GFP_ZERO) { 0 } else { STALE },
             bytes: UnsafeCell::new(None),
         });
         let page = NonNull::from(Box::leak(page));
-        Ok(Self { page })
+        Self { page }
     }
 
     pub fn into_raw(self) -> NonNull<bindings::page> {

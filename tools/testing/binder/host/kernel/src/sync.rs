@@ -12,7 +12,7 @@ use crate::{
         Error,
         Result, //
     },
-    sys,
+    sys, task,
 };
 use pinned_init::PinInit;
 use std::{
@@ -181,7 +181,15 @@ impl CondVar {
         Self(sys::Condvar::new())
     }
 
-    pub fn wait<T>(&self, guard: &mut SpinLockGuard<'_, T>) {
+    /// A thread that was killed doesn't wait at all.
+    pub fn wait_killable<T>(&self, guard: &mut SpinLockGuard<'_, T>) -> bool {
+        if !task::is_killed() {
+            self.wait(guard);
+        }
+        task::is_killed()
+    }
+
+    fn wait<T>(&self, guard: &mut SpinLockGuard<'_, T>) {
         let (inner, spinning) = guard.0.take().unwrap();
         drop(spinning);
         let inner = self.0.wait(inner).unwrap();

@@ -7,13 +7,17 @@ use crate::{
     sync::aref::ARef,
     sys, //
 };
-use std::cell::RefCell;
+use std::cell::{
+    Cell,
+    RefCell, //
+};
 
 /// A process identifier.
 pub type Pid = i32;
 
 sys::thread_local! {
     static MM: RefCell<Option<ARef<MmWithUser>>> = RefCell::new(None);
+    static KILLED: Cell<bool> = Cell::new(false);
 }
 
 /// A task: nothing but its mm here.
@@ -35,6 +39,18 @@ pub fn with_mm<R>(mm: &ARef<MmWithUser>, f: impl FnOnce() -> R) -> R {
     let result = f();
     MM.with(|current| current.borrow_mut().take());
     result
+}
+
+/// Runs `f` as a thread does that has been killed.
+pub fn killed<R>(f: impl FnOnce() -> R) -> R {
+    KILLED.with(|killed| killed.set(true));
+    let result = f();
+    KILLED.with(|killed| killed.set(false));
+    result
+}
+
+pub(crate) fn is_killed() -> bool {
+    KILLED.with(Cell::get)
 }
 
 /// The current task.

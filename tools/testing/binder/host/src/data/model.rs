@@ -52,7 +52,7 @@ pub(super) fn reserve<T: Default>(
             Ok(reserved) => return Ok(reserved),
             Err(ReserveError::NoSpace) => return Err(ENOSPC),
             Err(ReserveError::NeedGrow(request)) => {
-                let grown = request.alloc()?;
+                let grown = request.alloc(GFP_KERNEL)?;
                 let _old = locked(|| ranges.grow(grown));
             }
         }
@@ -65,7 +65,7 @@ pub(super) fn charge(oneway: &mut Oneway, size: usize, pid: Pid) -> Result<bool,
             Ok(suspect) => return Ok(suspect),
             Err(ChargeError::NoSpace) => return Err(ENOSPC),
             Err(ChargeError::NeedGrow(request)) => {
-                let grown = request.alloc()?;
+                let grown = request.alloc(GFP_KERNEL)?;
                 let _old = locked(|| oneway.grow(grown));
             }
         }

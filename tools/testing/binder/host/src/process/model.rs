@@ -44,8 +44,6 @@ pub enum Op {
     Release(u16),
     /// How many slots to scan, of the LRU of both.
     Scan(usize),
-    /// How many pages it may have more than it has.
-    Limit(usize),
     Unmap,
     /// Ends it, and begins another.
     Restart,
@@ -69,8 +67,7 @@ impl<'a> Arbitrary<'a> for Op {
             16..=17 => Self::Existing(u.arbitrary()?),
             18..=24 => Self::Release(u.arbitrary()?),
             25..=28 => Self::Scan(u.int_in_range(0..=2 * PAGES)?),
-            29 => Self::Limit(u.int_in_range(0..=PAGES)?),
-            30 => Self::Unmap,
+            29..=30 => Self::Unmap,
             _ => Self::Restart,
         })
     }
@@ -92,7 +89,6 @@ struct State {
     process: Process,
     buffers: Vec<Used>,
     idle: Pages,
-    limit: usize,
     is_mapped: bool,
     value: u8,
 }
@@ -111,7 +107,6 @@ impl State {
             process: Process::new(lru, PAGES, has_vma_locks),
             buffers: Vec::new(),
             idle: 0,
-            limit: usize::MAX,
             is_mapped: true,
             value: 0,
         }
@@ -161,8 +156,7 @@ impl State {
             Err(ENOSPC) => return assert!(!has_space),
             Err(err) => {
                 assert_eq!(err, ENOMEM);
-                let limited = self.limit < PAGES;
-                return assert!(allocations != usize::MAX || limited);
+                return assert!(allocations != usize::MAX);
             }
         };
         assert!(self.is_mapped && has_space);
@@ -191,7 +185,6 @@ impl State {
         if value % 2 == 0 {
             self.publish(self.buffers.len() - 1);
         }
-        assert!(count(self.there()) <= self.limit);
     }
 
     fn pick(&mut self, which: u16) -> Option<&mut Used> {
@@ -270,11 +263,6 @@ impl State {
         count(freed)
     }
 
-    fn limit(&mut self, pages: usize) {
-        self.limit = count(self.there()) + pages;
-        self.process.set_limit(self.limit);
-    }
-
     fn unmap(&mut self) {
         self.process.munmap(0..PAGES);
         self.is_mapped = false;
@@ -328,7 +316,6 @@ pub fn run(ops: &[(bool, Op)]) {
                 assert!(scanned >= slots.min(linked));
                 assert_eq!(lru.count(), linked - scanned);
             }
-            Op::Limit(pages) => state.limit(pages),
             Op::Unmap => state.unmap(),
             Op::Restart => {
                 let new = State::new(&lru, !*which);

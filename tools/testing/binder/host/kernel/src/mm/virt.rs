@@ -21,7 +21,10 @@ use crate::{
     },
 };
 use std::{
-    cell::UnsafeCell,
+    cell::{
+        RefCell,
+        UnsafeCell, //
+    },
     ops::{
         Deref,
         Range, //
@@ -146,8 +149,28 @@ impl VmaRef {
     }
 }
 
+type Hook = RefCell<Option<Box<dyn FnOnce()>>>;
+
+std::thread_local! {
+    static NEXT_MAP: Hook = const { RefCell::new(None) };
+    static NEXT_ZAP: Hook = const { RefCell::new(None) };
+}
+
+/// Has the next mapping of pages by this thread begin with `f`.
+pub fn before_next_map(f: impl FnOnce() + 'static) {
+    NEXT_MAP.with(|next| *next.borrow_mut() = Some(Box::new(f)));
+}
+
+/// Has the next unmapping of pages by this thread begin with `f`.
+pub fn before_next_zap(f: impl FnOnce() + 'static) {
+    NEXT_ZAP.with(|next| *next.borrow_mut() = Some(Box::new(f)));
+}
+
 impl VmaMixedMap {
     pub fn zap_vma_pages(&self, address: usize, pages: usize) {
+        if let Some(f) = NEXT_ZAP.with(RefCell::take) {
+            f();
+        }
         for nth in (0..usize::BITS as usize).filter(|nth| pages >> nth & 1 == 1) {
             self.zap_vma_range(address + nth * PAGE_SIZE, PAGE_SIZE);
         }
@@ -156,6 +179,9 @@ impl VmaMixedMap {
     pub fn vm_insert_pages(&self, address: usize, new: &[Page]) -> Result<(), (Error, usize)> {
         if address < self.start() || address + new.len() * PAGE_SIZE > self.end() {
             return Err((EFAULT, 0));
+        }
+        if let Some(f) = NEXT_MAP.with(RefCell::take) {
+            f();
         }
         let mut pages = self.mm().pages.lock().unwrap();
         for (nth, page) in new.iter().enumerate() {
