@@ -31,6 +31,14 @@ const PAGES: &[(&str, &str)] = &[
     ("verbose", "0"),
 ];
 
+/// For whole pages, of which one in twenty fails at random.
+const SOME_PAGES: &[(&str, &str)] = &[
+    ("task-filter", "Y"),
+    ("times", "-1"),
+    ("interval", "1"),
+    ("probability", "5"),
+];
+
 /// Lets allocations of the calling thread fail. The settings are as before when this is dropped.
 pub struct Faults {
     fail_nth: File,
@@ -61,6 +69,15 @@ impl Faults {
     pub fn enable_all() -> Outcome<Self> {
         let mut faults = Faults::enable()?;
         faults.set(FAIL_PAGE_ALLOC, PAGES)?;
+        Ok(faults)
+    }
+
+    /// Lets some pages of those threads fail that have a [`Failing`], and nothing else.
+    pub fn enable_some_pages() -> Outcome<Self> {
+        let mut faults = Faults::enable()?;
+        faults.set(FAILSLAB, &[("probability", "0")])?;
+        faults.set(FAIL_PAGE_ALLOC, PAGES)?;
+        faults.set(FAIL_PAGE_ALLOC, SOME_PAGES)?;
         Ok(faults)
     }
 
@@ -107,5 +124,24 @@ impl Drop for Faults {
         for (file, value) in self.before.iter().rev() {
             let _ = fs::write(file, value);
         }
+    }
+}
+
+/// That allocations of the calling thread may fail.
+pub struct Failing(File);
+
+impl Failing {
+    pub fn begin() -> Outcome<Self> {
+        let file = File::options()
+            .write(true)
+            .open("/proc/thread-self/make-it-fail")?;
+        file.write_at(b"1", 0)?;
+        Ok(Failing(file))
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        let _ = self.0.write_at(b"0", 0);
     }
 }

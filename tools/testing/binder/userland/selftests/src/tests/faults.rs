@@ -21,7 +21,6 @@ use rustix::{
     fs::{open, Mode, OFlags},
     io::Errno,
     mm::ProtFlags,
-    thread::{sched_getaffinity, sched_setaffinity, CpuSet},
 };
 
 pub const TESTS: &[Test] = tests!["faults":
@@ -32,7 +31,6 @@ pub const TESTS: &[Test] = tests!["faults":
     sending_with_more_buffers_than_slots @ 60,
     replying @ 60,
     receiving_and_freeing,
-    charging @ 60,
 ];
 
 /// Runs `body` with no failing allocation, the first, the second, and so on, until there is none
@@ -312,67 +310,4 @@ fn receiving_and_freeing(bench: &Bench) -> Outcome {
         )?;
     }
     Ok(())
-}
-
-/// The receiver's cgroup has memory for no page, for one more, and so on: the first, the second, ...
-/// page can't be charged. The last one is brought in another way, as the buffer covers only a part.
-fn charging(bench: &Bench) -> Outcome {
-    // More than two batches.
-    const PAGES: u64 = 71;
-    let tree = Tree::create("charging")?;
-    let cgroup = tree.child("receiver")?;
-    stay_on_one_cpu()?;
-    let mut receiver = Receiver::start(&bench.dev, 4 * MIB, || cgroup.enter())?;
-    let mut sender = Endpoint::sender(&bench.dev)?;
-    let data = pattern(1, (PAGES as usize - 1) * PAGE + 100);
-    // All else that the receiver needs is there.
-    receiver.idle(&mut sender, 1)?;
-    shrinker::scan_all(u64::MAX);
-    let before = State::now(bench);
-    for more in 0..=PAGES {
-        let charged = in_use(&cgroup)?;
-        cgroup.limit(charged + more)?;
-        let status = sender.send(&Txn::oneway(&data))?;
-        cgroup.expect_no_oom()?;
-        if status == BR_FAILED_REPLY {
-            check_eq!(sender.extended_error()?, Errno::NOMEM, "{more} pages more");
-            before.expect_again(bench, 0, 0)?;
-            check!(cgroup.pages()? <= charged + more, "more than the limit");
-            // What the receiver does itself may go over the limit, if it is full.
-            cgroup.write("memory.max", "max")?;
-            continue;
-        }
-        check_eq!(more, PAGES, "pages that suffice");
-        cgroup.write("memory.max", "max")?;
-        let buffer = receiver.receive()?;
-        check_eq!(receiver.sum(buffer)?, checksum(&data), "checksum");
-        receiver.free(buffer)?;
-        receiver.peer().kill()?;
-        cgroup.remove()?;
-        return tree.expect_nothing_left();
-    }
-    crate::fail!("{PAGES} pages don't suffice for as many")
-}
-
-/// Keeps this process, and those that it starts from now on, on one CPU.
-fn stay_on_one_cpu() -> Outcome {
-    let allowed = sched_getaffinity(None)?;
-    let mut one = CpuSet::new();
-    if let Some(cpu) = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)) {
-        one.set(cpu);
-    }
-    Ok(sched_setaffinity(None, &one)?)
-}
-
-/// What is charged to a cgroup, in pages, but for what is charged in advance. That is given back
-/// first: at once by the caller's CPU, the only one that charges anything there.
-fn in_use(cgroup: &Cgroup) -> Outcome<u64> {
-    let mut last = u64::MAX;
-    loop {
-        cgroup.drain()?;
-        match cgroup.pages()? {
-            now if now < last => last = now,
-            now => return Ok(now),
-        }
-    }
 }

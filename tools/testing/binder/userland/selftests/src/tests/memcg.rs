@@ -4,20 +4,18 @@
 //!
 //! `memory.current` includes pages that each CPU has charged in advance, up to 64 of them.
 
-use super::expect_failed;
 use crate::{
     binder::{MIB, PAGE},
     cgroup::{leave, Cgroup},
     check, check_eq,
     data::pattern,
-    endpoint::{Endpoint, Txn},
+    endpoint::Endpoint,
     note,
     outcome::Outcome,
     remote::Receiver,
     runner::{Bench, Test},
     shrinker, tests,
 };
-use rustix::io::Errno;
 use std::{
     thread::sleep,
     time::{Duration, Instant},
@@ -30,7 +28,6 @@ pub const TESTS: &[Test] = tests!["memcg":
     reclaim_spares_other_cgroups,
     the_shrinker_scans_the_cgroup_it_is_asked_for,
     charge_ends_with_the_process,
-    full_cgroup_fails_the_sender_and_kills_nobody,
     removed_cgroup_leaves_pages_to_its_parent,
 ];
 
@@ -199,30 +196,6 @@ fn charge_ends_with_the_process(bench: &Bench) -> Outcome {
     falls_to(0, || app.count())?;
     falls_to(SLACK, || app.cgroup.pages())?;
     app.cgroup.remove()
-}
-
-/// The sender's transaction fails, for want of memory (`EINVAL` with upstream's Rust driver); the OOM
-/// killer stays out of it.
-fn full_cgroup_fails_the_sender_and_kills_nobody(bench: &Bench) -> Outcome {
-    let mut app = app(bench, "full")?;
-    app.receiver.idle(&mut app.sender, 1)?;
-    let limit = (app.cgroup.pages()? + 200) * PAGE as u64;
-    app.cgroup.write("memory.max", &limit.to_string())?;
-    let data = pattern(1, PAGES * PAGE);
-    for round in 0..5 {
-        let status = app.sender.send(&Txn::oneway(&data))?;
-        expect_failed(
-            status,
-            &format!("round {round}: a transaction to a full cgroup"),
-        )?;
-        check_eq!(app.sender.extended_error()?, Errno::NOMEM, "round {round}");
-    }
-    app.cgroup.expect_no_oom()?;
-    // The receiver is alive, and what fits still gets through.
-    app.receiver.idle(&mut app.sender, 2)?;
-    app.cgroup.write("memory.max", "max")?;
-    app.receiver.fill(&mut app.sender, PAGES)?;
-    Ok(())
 }
 
 /// The process moves on before its cgroup is removed; its idle pages stay charged to what was the

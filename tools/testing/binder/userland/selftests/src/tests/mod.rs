@@ -9,6 +9,7 @@ mod faults;
 mod files;
 mod free;
 mod isolation;
+mod limits;
 pub mod mapping;
 mod memcg;
 mod oneway;
@@ -40,6 +41,7 @@ pub const BINDER: Suite = &[
     accounting::TESTS,
     reclaim::TESTS,
     memcg::TESTS,
+    limits::TESTS,
     isolation::TESTS,
     faults::TESTS,
     stress::TESTS,

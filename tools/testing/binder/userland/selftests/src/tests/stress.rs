@@ -8,6 +8,7 @@ use crate::{
     check, check_eq,
     data::{checksum, pattern, payload},
     endpoint::{Endpoint, Txn},
+    faults::{Failing, Faults},
     note,
     outcome::{Outcome, Stop},
     process::Peer,
@@ -252,9 +253,10 @@ fn call(client: &mut Endpoint, data: &[u8], len: usize) -> Outcome<u64> {
     }
 }
 
-/// Sends oneway transactions to a receiver that often has no memory; says how many it got, and how
+/// Sends oneway transactions while pages often can't be had; says how many the receiver got, and how
 /// many not.
 fn bombard(client: &mut Endpoint, data: &[u8], seed: u64) -> Outcome<(u64, u64)> {
+    let _failing = Failing::begin()?;
     let until = Instant::now() + TIME + Duration::from_secs(1);
     let (mut sent, mut failed) = (0, 0);
     while Instant::now() < until {
@@ -270,7 +272,7 @@ fn bombard(client: &mut Endpoint, data: &[u8], seed: u64) -> Outcome<(u64, u64)>
             BR_FAILED_REPLY => {
                 failed += 1;
                 let error = client.extended_error()?;
-                // The receiver has no memory, or the sender has spent the oneway space.
+                // There was no memory, or the sender has spent the oneway space.
                 check!(
                     error == Errno::NOMEM || error == Errno::NOSPC,
                     "transaction of {len} bytes: {error}"
@@ -298,15 +300,12 @@ fn installations_fail_half_way(bench: &Bench) -> Outcome {
     }
     while call(&mut client, &data, 8)? < SIZES.len() as u64 {}
 
+    let faults = Faults::enable_some_pages()?;
     cgroup.reclaim((AREA / PAGE) as u64);
-    let least = cgroup.pages()?;
-    let mut squeezer = Peer::spawn(|_| {
-        for more in [0, 80, 20, 120, 60, 200, 40].into_iter().cycle() {
-            cgroup.limit(least + more)?;
-            cgroup.reclaim(16);
-            thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
+    // So that there always are pages to be brought.
+    let mut squeezer = Peer::spawn(|_| loop {
+        cgroup.reclaim(64);
+        thread::sleep(Duration::from_millis(2));
     })?;
     let (sent, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     threads(SENDERS, |i| {
@@ -323,7 +322,7 @@ fn installations_fail_half_way(bench: &Bench) -> Outcome {
     );
 
     squeezer.kill()?;
-    cgroup.write("memory.max", "max")?;
+    drop(faults);
     // The receiver gets all that was sent, and then each page can be used.
     while call(&mut client, &data, 8)? < sent + SIZES.len() as u64 {}
     threads(SENDERS, |_| {
