@@ -69,6 +69,7 @@ use crate::allocation::AllocationInfo;
 #[cfg(CONFIG_ANDROID_BINDER_RUST_KUNIT_TEST)]
 pub(crate) mod cases;
 mod install;
+mod messages;
 mod oneway;
 mod pages;
 mod ranges;
@@ -80,9 +81,9 @@ mod vma;
 
 use self::{
     install::charged,
-    oneway::Oneway,
+    oneway::{Oneway, Suspect},
     pages::{PageRef, PageTable, GROUP},
-    ranges::{Meta, Ranges, Reserved},
+    ranges::{Meta, Ranges, Reserved, Usage},
     slots::Held,
     vma::Window, //
 };
@@ -218,7 +219,7 @@ pub(crate) struct Request {
     pub(crate) debug_id: usize,
     /// Whether it counts against the half of the area that oneway transactions may take.
     pub(crate) is_oneway: bool,
-    /// Who sends it.
+    /// Who sends it, by the pid in the initial namespace.
     pub(crate) pid: Pid,
 }
 
@@ -282,9 +283,11 @@ impl Area {
         }
     }
 
-    /// Frees the idle pages, and those in use too if `all`. Nothing maps the area any more.
-    fn tear_down(&self, all: bool) {
+    /// Frees the idle pages, and those in use too if `all`; says how many. Nothing maps the area
+    /// any more.
+    fn tear_down(&self, all: bool) -> usize {
         let mut from = 0;
+        let mut pages = 0;
         loop {
             let mut gone = PageBatch::<BATCH>::new();
             let mut state = self.state.lock();
@@ -296,8 +299,9 @@ impl Area {
             drop(state);
             // They are freed here, without the lock.
             if gone.is_empty() {
-                break;
+                return pages;
             }
+            pages += gone.len();
         }
     }
 }
@@ -313,6 +317,8 @@ impl Area {
 /// LRU once this is dropped.
 pub(crate) struct BufferAllocator {
     area: Arc<Area>,
+    /// Of the process, in the initial namespace. What it is called in messages.
+    pid: Pid,
 }
 
 impl BufferAllocator {
@@ -341,7 +347,8 @@ impl BufferAllocator {
             }),
             GFP_KERNEL,
         )?;
-        Ok(Self { area })
+        let pid = kernel::current!().tgid();
+        Ok(Self { area, pid })
     }
 
     /// Takes `vma` as the mapping of the area, of which the first 4 MiB are used.
@@ -356,12 +363,16 @@ impl BufferAllocator {
     /// In the mmap file operation.
     pub(crate) fn map(&self, vma: &virt::VmaNew) -> Result {
         let area = &*self.area;
+        let pages = vma.start()..vma.end();
         if !ptr::eq::<Mm>(&*area.mm, &**vma.mm()) {
+            messages::map_failed(self.pid, pages, "invalid vma->vm_mm", EINVAL);
             return Err(EINVAL);
         }
-        let size = min(vma.end() - vma.start(), MAX_SIZE);
+        let size = min(pages.len(), MAX_SIZE);
         let mut state = area.state.lock();
         if state.mapped.is_some() {
+            drop(state);
+            messages::map_failed(self.pid, pages, "already mapped", EBUSY);
             return Err(EBUSY);
         }
         state.mapped = Some(Mapped {
@@ -382,7 +393,10 @@ enum Growth {
 
 /// Why there is no buffer.
 enum Refused {
-    NoSpace(Unused),
+    /// No free range is large enough.
+    NoSpace(Usage),
+    /// The oneway space doesn't suffice.
+    NoOnewaySpace(Unused),
     Ranges(slots::GrowRequest<ranges::Range, slots::Data<AllocationInfo>>),
     Oneway(slots::GrowRequest<oneway::Tally>, Unused),
 }
@@ -390,46 +404,25 @@ enum Refused {
 /// What isn't needed any more, to be dropped without the lock.
 type Unused = Option<ranges::Grown<AllocationInfo>>;
 
-impl From<ranges::ReserveError<AllocationInfo>> for Refused {
-    fn from(refused: ranges::ReserveError<AllocationInfo>) -> Self {
-        match refused {
-            slots::Refused::NoSpace => Refused::NoSpace(None),
-            slots::Refused::NeedGrow(request) => Refused::Ranges(request),
-        }
-    }
-}
-
-impl Refused {
-    /// Allocates what is missing. May sleep if the flags say so.
-    ///
-    /// # Errors
-    ///
-    /// - `ENOSPC`: no memory would help.
-    /// - `ENOMEM`.
-    fn alloc(&self, flags: Flags) -> Result<Growth> {
-        match self {
-            Refused::NoSpace(_) => Err(ENOSPC),
-            Refused::Ranges(request) => Ok(Growth::Ranges(request.alloc(flags)?)),
-            Refused::Oneway(request, _) => Ok(Growth::Oneway(request.alloc(flags)?)),
-        }
-    }
-}
-
 impl Mapped {
-    /// Places a buffer of `size` bytes and charges it. Says where it is, and whether its sender is
+    /// Places a buffer of `size` bytes and charges it. Says where it is, and if its sender is
     /// suspected of oneway spam.
     fn reserve(
         &mut self,
         size: usize,
         meta: Meta,
-    ) -> Result<(Reserved<AllocationInfo>, bool), Refused> {
+    ) -> Result<(Reserved<AllocationInfo>, Option<Suspect>), Refused> {
         // Tell the usual failure, a lack of oneway space, before anything has to be undone.
         if meta.is_oneway && self.oneway.free_space() < size {
-            return Err(Refused::NoSpace(None));
+            return Err(Refused::NoOnewaySpace(None));
         }
-        let reserved = self.ranges.reserve(size, meta)?;
+        let reserved = match self.ranges.reserve(size, meta) {
+            Ok(reserved) => reserved,
+            Err(slots::Refused::NoSpace) => return Err(Refused::NoSpace(self.ranges.usage())),
+            Err(slots::Refused::NeedGrow(request)) => return Err(Refused::Ranges(request)),
+        };
         if !meta.is_oneway {
-            return Ok((reserved, false));
+            return Ok((reserved, None));
         }
         match self.oneway.charge(size, meta.pid) {
             Ok(suspect) => Ok((reserved, suspect)),
@@ -449,7 +442,7 @@ impl Mapped {
         // To be dropped by the caller, without the lock.
         let unused = released.ok().and_then(|released| released.memory);
         match refused {
-            slots::Refused::NoSpace => Refused::NoSpace(unused),
+            slots::Refused::NoSpace => Refused::NoOnewaySpace(unused),
             slots::Refused::NeedGrow(request) => Refused::Oneway(request, unused),
         }
     }
@@ -473,7 +466,8 @@ impl Mapped {
 
 impl BufferAllocator {
     /// Reserves a buffer, with all its pages. Says, too, whether its sender is to be told that it
-    /// is suspected of oneway spam. When it has been written, [`publish`](Self::publish) it.
+    /// is suspected of oneway spam, as it is once in each shortage of oneway space. When it has
+    /// been written, [`publish`](Self::publish) it.
     ///
     /// # Errors
     ///
@@ -489,7 +483,10 @@ impl BufferAllocator {
     /// May sleep.
     #[inline]
     pub(crate) fn reserve(&self, request: Request) -> Result<(Buffer, bool)> {
-        let size = request.sizes.total().ok_or(EINVAL)?;
+        let Some(size) = request.sizes.total() else {
+            messages::invalid_sizes(self.pid, request.sizes);
+            return Err(EINVAL);
+        };
         let meta = Meta {
             sizes: request.sizes,
             // An int in C.
@@ -500,24 +497,31 @@ impl BufferAllocator {
 
         loop {
             let mut state = self.area.state.lock();
-            if state.closed {
+            let is_closed = state.closed;
+            let Some(mapped) = state.mapped.as_mut().filter(|_| !is_closed) else {
+                drop(state);
+                messages::no_area(self.pid);
                 return Err(ESRCH);
-            }
-            let mapped = state.mapped.as_mut().ok_or(ESRCH)?;
+            };
             match mapped.reserve(size, meta) {
                 Ok((reserved, suspect)) => {
                     // INVARIANT: Its pages are there, or come below.
                     let mut buffer = mapped.buffer(&self.area, reserved, READY);
                     buffer.page = mapped.pages.claim(buffer.pages());
                     drop(state);
+                    let mut is_told = false;
+                    if let Some(suspect) = suspect {
+                        messages::spam(self.pid, meta.pid, suspect);
+                        is_told = suspect.is_told;
+                    }
                     if buffer.page.is_none() {
                         buffer = self.install(buffer)?;
                     }
-                    return Ok((buffer, suspect));
+                    return Ok((buffer, is_told));
                 }
                 Err(refused) => {
                     drop(state);
-                    self.grow(refused)?;
+                    self.grow(refused, size)?;
                 }
             }
         }
@@ -586,16 +590,32 @@ impl BufferAllocator {
         Ok(())
     }
 
-    /// Takes in more memory for the data under the lock, if that is what is missing.
+    /// Takes in more memory for the data under the lock if that is what a buffer of `size` bytes lacks,
+    /// or says in the log that no memory would help.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOSPC`: no memory would help.
+    /// - `ESRCH`: the process is gone.
+    /// - `ENOMEM`.
     #[cold]
-    fn grow(&self, refused: Refused) -> Result {
-        if let Refused::NoSpace(_) = refused {
-            return Err(ENOSPC);
-        }
-        // As in `Area::install`.
-        let mm = MmWithUser::into_mmput_async(self.area.mm.mmget_not_zero().ok_or(ESRCH)?);
-        let memcg = MemCgroup::from_mm(&mm);
-        let growth = charged(memcg.as_deref(), |flags| refused.alloc(flags))?;
+    fn grow(&self, refused: Refused, size: usize) -> Result {
+        let growth = match refused {
+            Refused::NoSpace(usage) => {
+                messages::no_space(self.pid, size, usage);
+                return Err(ENOSPC);
+            }
+            Refused::NoOnewaySpace(unused) => {
+                drop(unused);
+                messages::no_oneway_space(self.pid, size);
+                return Err(ENOSPC);
+            }
+            Refused::Ranges(request) => Growth::Ranges(self.charged(|flags| request.alloc(flags))?),
+            Refused::Oneway(request, unused) => {
+                drop(unused);
+                Growth::Oneway(self.charged(|flags| request.alloc(flags))?)
+            }
+        };
         let mut state = self.area.state.lock();
         let unused = match state.mapped.as_mut() {
             Some(mapped) => mapped.grow(growth),
@@ -604,6 +624,18 @@ impl BufferAllocator {
         drop(state);
         drop(unused);
         Ok(())
+    }
+
+    /// Has `alloc` allocate memory that the process is charged for, see [`install::charged`].
+    ///
+    /// # Errors
+    ///
+    /// - `ESRCH`: the process is gone.
+    /// - Those of `alloc`, and `ENOMEM`.
+    fn charged<T>(&self, alloc: impl FnMut(Flags) -> Result<T>) -> Result<T> {
+        // As in `Area::install`.
+        let mm = MmWithUser::into_mmput_async(self.area.mm.mmget_not_zero().ok_or(ESRCH)?);
+        charged(MemCgroup::from_mm(&mm).as_deref(), alloc)
     }
 
     /// Gives `buffer`, which has been published, to the process, which gives it back with
@@ -633,13 +665,21 @@ impl BufferAllocator {
     ///
     /// # Errors
     ///
-    /// `ENOENT`: the process has no buffer that begins there.
+    /// - `ENOENT`: there is no buffer that begins there.
+    /// - `EPERM`: there is, but the process hasn't got it yet.
     pub(crate) fn existing(&self, address: usize) -> Result<Buffer> {
         let mut state = self.area.state.lock();
         let mapped = state.mapped.as_mut().ok_or(ENOENT)?;
         let offset = address.checked_sub(mapped.window.start).ok_or(ENOENT)?;
         let existing = mapped.ranges.existing(offset)?;
         Ok(mapped.buffer(&self.area, existing, RETURNED))
+    }
+
+    /// How far `address` is from the start of the area, for messages.
+    pub(crate) fn offset_of(&self, address: usize) -> usize {
+        let state = self.area.state.lock();
+        let start = state.mapped.as_ref().map_or(0, |it| it.window.start);
+        address.wrapping_sub(start)
     }
 
     /// Frees `buffer`, and what went with it. Pages that no other buffer lies on become idle.
@@ -707,9 +747,9 @@ impl BufferAllocator {
     }
 
     /// Frees the idle pages, after [`close`](Self::close), when the file has been released and thus
-    /// the mapping is gone.
-    pub(crate) fn free_idle_pages(&self) {
-        self.area.tear_down(false);
+    /// the mapping is gone. Says how many there were.
+    pub(crate) fn free_idle_pages(&self) -> usize {
+        self.area.tear_down(false)
     }
 }
 

@@ -28,6 +28,15 @@ pub(super) type Grown = slots::Grown<Tally>;
 /// Why a buffer can't be charged, see [`Oneway::charge`].
 pub(super) type ChargeError = slots::Refused<Tally>;
 
+/// A sender that is suspected of spamming: it has so many buffers, of so many bytes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Suspect {
+    pub(super) buffers: u32,
+    pub(super) bytes: usize,
+    /// Whether it is to be told so. Only the first suspect is, until there is space again.
+    pub(super) is_told: bool,
+}
+
 /// The oneway buffers that come from one process.
 #[derive(Default)]
 pub(super) struct Tally {
@@ -67,6 +76,8 @@ pub(super) struct Oneway {
     others: Cell<u32>,
     mapping_size: usize,
     free: Cell<usize>,
+    /// A suspect has been told, and no buffer has met enough space since.
+    has_told: Cell<bool>,
 }
 
 impl Oneway {
@@ -85,6 +96,7 @@ impl Oneway {
             others: Cell::new(0),
             mapping_size,
             free: Cell::new(mapping_size / 2),
+            has_told: Cell::new(false),
         }
     }
 
@@ -95,20 +107,18 @@ impl Oneway {
 
     /// Charges a buffer of `size` bytes, padding included, that comes from process `pid`.
     ///
-    /// Returns whether the sender is suspected of spamming: less than a tenth of the mapping's size
-    /// is left, and the sender has more than 50 buffers or more than a quarter of the mapping's
-    /// size.
+    /// Says so if the sender is suspected of spamming: less than a tenth of the mapping's size is
+    /// left, and the sender has more than 50 buffers or more than a quarter of the mapping's size.
     ///
-    /// The answer is given for each such buffer, as by upstream's Rust driver. The C driver doesn't
-    /// give it again until a oneway buffer has met more free space than that tenth, so that it
-    /// tells only the first suspect of each shortage, which needn't be the worst one.
+    /// As in the C driver, one suspect is told in each shortage of space, and only for one of its
+    /// buffers: a shortage ends when a buffer leaves that tenth free.
     ///
     /// # Errors
     ///
     /// [`ChargeError::NoSpace`] if not so much is left. [`ChargeError::NeedGrow`] if there is no
     /// memory for one more tally: try again after [`Oneway::grow`]. Nothing is charged then.
     #[inline]
-    pub(super) fn charge(&mut self, size: usize, pid: Pid) -> Result<bool, ChargeError> {
+    pub(super) fn charge(&mut self, size: usize, pid: Pid) -> Result<Option<Suspect>, ChargeError> {
         let free = self
             .free
             .get()
@@ -121,8 +131,21 @@ impl Oneway {
         };
         tally.add(size);
         self.free.set(free);
-        Ok(free < self.mapping_size / 10
-            && (tally.buffers.get() > 50 || tally.bytes.get() > self.mapping_size / 4))
+        if free >= self.mapping_size / 10 {
+            self.has_told.set(false);
+            return Ok(None);
+        }
+        Ok(self.suspect(tally))
+    }
+
+    /// What is said of a sender when little space is left.
+    fn suspect(&self, tally: &Tally) -> Option<Suspect> {
+        let (buffers, bytes) = (tally.buffers.get(), tally.bytes.get());
+        (buffers > 50 || bytes > self.mapping_size / 4).then(|| Suspect {
+            buffers,
+            bytes,
+            is_told: !self.has_told.replace(true),
+        })
     }
 
     /// Undoes [`Oneway::charge`] of the same `size` and `pid`.
@@ -199,7 +222,23 @@ mod tests {
     // A tenth of it is a multiple of the pointer size.
     const SIZE: usize = 5 << 18;
 
-    fn charge(oneway: &mut Oneway, size: usize, pid: Pid) -> Result<bool> {
+    fn told(buffers: u32, bytes: usize) -> Option<Suspect> {
+        Some(Suspect {
+            buffers,
+            bytes,
+            is_told: true,
+        })
+    }
+
+    fn not_told(buffers: u32, bytes: usize) -> Option<Suspect> {
+        Some(Suspect {
+            buffers,
+            bytes,
+            is_told: false,
+        })
+    }
+
+    fn charge(oneway: &mut Oneway, size: usize, pid: Pid) -> Result<Option<Suspect>> {
         loop {
             match oneway.charge(size, pid) {
                 Ok(suspect) => return Ok(suspect),
@@ -246,18 +285,19 @@ mod tests {
         let mut oneway = Oneway::new(SIZE);
         let tenth = SIZE / 10;
         let rest = (SIZE / 2 - tenth) & !7;
-        assert!(!charge(&mut oneway, rest, 1)?);
+        assert_eq!(charge(&mut oneway, rest, 1)?, None);
         assert!(oneway.free_space() >= tenth);
-        assert!(charge(&mut oneway, 8, 1)?);
-        // Again for each buffer, but not for others.
-        assert!(charge(&mut oneway, 8, 1)?);
-        assert!(!charge(&mut oneway, 8, 2)?);
+        let suspect = charge(&mut oneway, 8, 1)?;
+        assert_eq!(suspect, told(2, rest + 8));
+        // Again for each buffer, though it isn't told any more, but not for others.
+        assert_eq!(charge(&mut oneway, 8, 1)?, not_told(3, rest + 16));
+        assert_eq!(charge(&mut oneway, 8, 2)?, None);
 
         // A quarter of the mapping is not yet too much.
         let mut oneway = Oneway::new(SIZE);
         charge(&mut oneway, SIZE / 2 - SIZE / 4 - 16, 2)?;
-        assert!(!charge(&mut oneway, SIZE / 4, 1)?);
-        assert!(charge(&mut oneway, 8, 1)?);
+        assert_eq!(charge(&mut oneway, SIZE / 4, 1)?, None);
+        assert_eq!(charge(&mut oneway, 8, 1)?, told(2, SIZE / 4 + 8));
         oneway.uncharge(8, 1);
         oneway.uncharge(8, 1);
         Ok(())
@@ -270,17 +310,41 @@ mod tests {
             charge(&mut oneway, SIZE / 5, pid)?;
         }
         for _ in 0..50 {
-            assert!(!charge(&mut oneway, 8, 1)?);
+            assert_eq!(charge(&mut oneway, 8, 1)?, None);
         }
-        assert!(charge(&mut oneway, 8, 1)?);
+        assert_eq!(charge(&mut oneway, 8, 1)?, told(51, 51 * 8));
         oneway.uncharge(8, 1);
         oneway.uncharge(8, 1);
-        assert!(!charge(&mut oneway, 8, 1)?);
-        assert!(charge(&mut oneway, 8, 1)?);
+        assert_eq!(charge(&mut oneway, 8, 1)?, None);
+        assert_eq!(charge(&mut oneway, 8, 1)?, not_told(51, 51 * 8));
 
         // With space, number doesn't matter.
         oneway.uncharge(SIZE / 5, 2);
-        assert!(!charge(&mut oneway, 8, 1)?);
+        assert_eq!(charge(&mut oneway, 8, 1)?, None);
+        Ok(())
+    }
+
+    /// One suspect in each shortage, which ends when a buffer leaves space, whoever sends it.
+    #[test]
+    fn tells_once_in_a_shortage() -> Result {
+        let mut oneway = Oneway::new(SIZE);
+        let most = SIZE / 2 - SIZE / 10;
+        assert_eq!(charge(&mut oneway, most, 1)?, None);
+        assert_eq!(charge(&mut oneway, 8, 1)?, told(2, most + 8));
+        for _ in 0..50 {
+            assert_eq!(charge(&mut oneway, 8, 2)?, None);
+        }
+        // Another suspect, but of the same shortage.
+        assert_eq!(charge(&mut oneway, 8, 2)?, not_told(51, 51 * 8));
+
+        // That there is space doesn't suffice, nor a buffer that is refused.
+        oneway.uncharge(most, 1);
+        assert_eq!(charge(&mut oneway, SIZE / 2, 2).err(), Some(ENOSPC));
+        assert_eq!(charge(&mut oneway, most, 1)?, not_told(2, most + 8));
+
+        oneway.uncharge(most, 1);
+        assert_eq!(charge(&mut oneway, 8, 3)?, None);
+        assert_eq!(charge(&mut oneway, most, 1)?, told(2, most + 8));
         Ok(())
     }
 
@@ -313,7 +377,8 @@ mod tests {
         let mut buffers = KVec::<(usize, Pid)>::new();
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         let mut used = 0;
-        let mut suspects = 0;
+        let mut has_told = false;
+        let (mut suspects, mut were_told) = (0, 0);
 
         for op in 0..20_000 {
             random ^= random << 13;
@@ -323,7 +388,15 @@ mod tests {
             // Many senders, of which few send half of it all.
             let pid = ((bits >> 8) % if bits & 1 == 0 { 4 } else { 500 }) as Pid;
 
-            if (bits >> 1) % 16 < 9 {
+            if op % 1000 == 0 {
+                // There is space again.
+                for _ in 0..buffers.len() / 4 {
+                    let (size, pid) = buffers.pop().ok_or(EINVAL)?;
+                    oneway.uncharge(size, pid);
+                    used -= size;
+                }
+            }
+            if (bits >> 1) % 16 < 11 {
                 let limit = if op % 1000 == 0 { 1 << 15 } else { 128 };
                 let size = (1 + (bits >> 32) % limit) * 8;
                 let charged = charge(&mut oneway, size, pid);
@@ -341,8 +414,15 @@ mod tests {
                 }
                 let low = SIZE / 2 - used < SIZE / 10;
                 let suspect = low && (number > 50 || bytes > SIZE / 4);
-                assert_eq!(charged?, suspect);
+                let expected = suspect.then_some(Suspect {
+                    buffers: number,
+                    bytes,
+                    is_told: !has_told,
+                });
+                assert_eq!(charged?, expected);
                 suspects += usize::from(suspect);
+                were_told += usize::from(suspect && !has_told);
+                has_told = low && (has_told || suspect);
             } else if !buffers.is_empty() {
                 let i = (bits >> 32) % buffers.len();
                 let (size, pid) = buffers.remove(i)?;
@@ -355,6 +435,7 @@ mod tests {
         assert!(oneway.tallies.end() <= 500);
         // Both answers were put to the test.
         assert!(1000 < suspects && suspects < 10_000);
+        assert!(5 < were_told && were_told < suspects / 2);
         Ok(())
     }
 }

@@ -126,6 +126,17 @@ pub(super) struct Buffer {
     pub(super) is_allocated: bool,
 }
 
+/// How much of the mapping is taken, and by how many buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) used: usize,
+    pub(super) buffers: usize,
+    pub(super) free: usize,
+    pub(super) free_ranges: usize,
+    /// The size of the largest free range.
+    pub(super) largest_free: usize,
+}
+
 /// What a range is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -263,7 +274,8 @@ impl Keyed for Range {
 ///
 /// - The slots in use, linked by `prev` and `next` from slot `first` on, are in address order and
 ///   cover the mapping. There are never two free ranges next to each other.
-/// - `count` slots have buffers. Those that are listed are linked in the hash table. Userspace has
+/// - `count` slots have buffers, of `used` bytes together, and `free` slots have free ranges. Those
+///   buffers that are listed are linked in the hash table. Userspace has
 ///   those whose data was left; they are listed.
 /// - There is no [`Held`] for a slot without a buffer, nor was its data left.
 /// - The slots with free ranges are in the trie at `root`, or in the list of one in the trie that
@@ -277,6 +289,8 @@ pub(super) struct Ranges<T> {
     first: Cell<u32>,
     root: Cell<u32>,
     count: u32,
+    used: u32,
+    free: Cell<u32>,
     /// The slots that [`Ranges::take_next`] is done with.
     drained: u32,
 }
@@ -295,6 +309,8 @@ impl<T> Ranges<T> {
             first: Cell::new(NONE),
             root: Cell::new(NONE),
             count: 0,
+            used: 0,
+            free: Cell::new(0),
             drained: 0,
         }
     }
@@ -307,6 +323,24 @@ impl<T> Ranges<T> {
     /// The number of buffers.
     pub(super) fn count(&self) -> usize {
         self.count as usize
+    }
+
+    /// How much is taken, and what is left.
+    pub(super) fn usage(&self) -> Usage {
+        let used = self.used as usize;
+        let free = self.size() - used;
+        let (free_ranges, largest_free) = if self.slots.is_new() {
+            (1, free)
+        } else {
+            (self.free.get() as usize, self.largest_free())
+        };
+        Usage {
+            used,
+            buffers: self.count(),
+            free,
+            free_ranges,
+            largest_free,
+        }
     }
 
     /// Reserves a buffer of `size` bytes for the kernel: a multiple of the pointer size, and not 0.
@@ -348,6 +382,7 @@ impl<T> Ranges<T> {
         range.set_meta(meta);
         self.slots.link(range);
         self.count += 1;
+        self.used += len;
         Ok(Reserved {
             id,
             offset: offset as usize,
@@ -394,12 +429,24 @@ impl<T> Ranges<T> {
     ///
     /// # Errors
     ///
-    /// `ENOENT` if userspace has no buffer that begins there.
+    /// `ENOENT` if there is no buffer that begins there, or it was taken back. `EPERM` if there is,
+    /// but userspace hasn't got it yet.
     #[inline]
     pub(super) fn existing(&mut self, offset: usize) -> Result<Reserved<T>> {
         let key = u32::try_from(offset).map_err(|_| ENOENT)?;
-        let (range, data) = self.slots.unlink_and_hold(key).ok_or(ENOENT)?;
-        Ok(taken_back(range, data))
+        match self.slots.unlink_and_hold(key) {
+            Some((range, data)) => Ok(taken_back(range, data)),
+            None => Err(self.why_not(key)),
+        }
+    }
+
+    /// Why the buffer at an offset can't be taken back.
+    #[cold]
+    fn why_not(&self, key: u32) -> Error {
+        match self.slots.find(key) {
+            Some(_) => EPERM,
+            None => ENOENT,
+        }
     }
 
     /// Frees a reserved buffer, with its data.
@@ -438,6 +485,7 @@ impl<T> Ranges<T> {
             _ => self.merge(range, start..end, free_before, free_after),
         }
         self.count -= 1;
+        self.used -= size;
 
         // A page at the edge of the buffer is unused if all of it is free now.
         let (start, end) = (start as usize, end as usize);
@@ -505,6 +553,7 @@ impl<T> Ranges<T> {
         // INVARIANT: There are no slots any more.
         self.first.set(NONE);
         self.root.set(NONE);
+        self.free.set(0);
         Some(self.slots.vacate())
     }
 
@@ -654,8 +703,22 @@ impl<T> Ranges<T> {
         self.slots.try_get(best.node.next_same.get()).or(Some(best))
     }
 
+    /// The size of the largest free range, 0 if there is none.
+    fn largest_free(&self) -> usize {
+        let mut largest = 0;
+        let mut index = self.root.get();
+        while let Some(range) = self.slots.try_get(index) {
+            largest = largest.max(range.size.get());
+            // All of the high subtree is larger than all of the low one.
+            let [low, high] = &range.node.child;
+            index = if high.get() != NONE { high } else { low }.get();
+        }
+        largest as usize
+    }
+
     /// Adds a free range to the trie.
     fn insert_free(&self, range: Slot<'_, Range>) {
+        self.free.set(self.free.get() + 1);
         let size = range.size.get();
         let mut path = self.path(size);
         let mut parent = NONE;
@@ -715,6 +778,7 @@ impl<T> Ranges<T> {
 
     /// Removes a free range from the trie.
     fn remove_free(&self, range: Slot<'_, Range>) {
+        self.free.set(self.free.get() - 1);
         let node = &range.node;
         let (prev_same, next_same) = (node.prev_same.get(), node.next_same.get());
         let next = self.slots.try_get(next_same);
@@ -896,10 +960,19 @@ mod tests {
     fn is_sound<T>(ranges: &Ranges<T>) -> bool {
         let slots = &ranges.slots;
         let (mut index, mut prev, mut offset) = (ranges.first.get(), NONE, 0);
+        let mut usage = Usage {
+            used: 0,
+            buffers: 0,
+            free: 0,
+            free_ranges: 0,
+            largest_free: 0,
+        };
         if index == NONE {
-            return slots.is_new() && ranges.root.get() == NONE && ranges.count == 0;
+            usage.free = ranges.size();
+            usage.free_ranges = 1;
+            usage.largest_free = ranges.size();
+            return slots.is_new() && ranges.root.get() == NONE && ranges.usage() == usage;
         }
-        let mut buffers = 0;
         while let Some(range) = slots.try_get(index) {
             let size = range.size.get();
             if range.offset.get() != offset || size == 0 || range.prev.get() != prev {
@@ -919,11 +992,18 @@ mod tests {
             if !right {
                 return false;
             }
-            buffers += u32::from(!range.is_free());
+            if range.is_free() {
+                usage.free += size as usize;
+                usage.free_ranges += 1;
+                usage.largest_free = usage.largest_free.max(size as usize);
+            } else {
+                usage.used += size as usize;
+                usage.buffers += 1;
+            }
             offset += size;
             (prev, index) = (index, range.next.get());
         }
-        offset == ranges.size && buffers == ranges.count
+        offset == ranges.size && usage == ranges.usage()
     }
 
     /// Whether a free range is where it can be found.
@@ -1142,7 +1222,7 @@ mod tests {
         unsafe { *reserved.data.get_mut() = 1 };
 
         // Only as a whole, and only while it is with userspace.
-        assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
+        assert_eq!(ranges.existing(offset).err(), Some(EPERM));
         assert_eq!(ranges.list_again(other), Err(ENOENT));
         assert_eq!(ranges.list_again(id), Err(ENOENT));
         // SAFETY: As above.
@@ -1164,7 +1244,7 @@ mod tests {
 
         // To userspace and back once more.
         assert_eq!(ranges.list_again(id), Ok(()));
-        assert_eq!(ranges.existing(offset).err(), Some(ENOENT));
+        assert_eq!(ranges.existing(offset).err(), Some(EPERM));
         // SAFETY: As above.
         unsafe { existing.data.leave() };
         assert!(is_sound(&ranges));

@@ -9,6 +9,16 @@
 
 extern crate pinned_init as pin_init;
 
+/// What the driver says in the log, in the words of its messages.
+///
+/// In the driver, there are a mask and a rate limit.
+#[cfg(not(test))]
+macro_rules! binder_alloc_debug {
+    ($mask:ident, $(($($arg:tt)*)),+) => {
+        $(kernel::log(stringify!($mask), format_args!($($arg)*));)+
+    };
+}
+
 pub mod data;
 
 /// The allocator, all of it. Its unit tests are those of [`data`] already.

@@ -127,9 +127,12 @@ pub fn locked<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-fn may_sleep() {
+pub(crate) fn may_sleep() {
     let spinlocks = SPINLOCKS.with(Cell::get);
-    assert!(spinlocks == 0, "memory allocated or freed under a spinlock");
+    assert!(
+        spinlocks == 0,
+        "memory allocated or freed, or a message written, under a spinlock"
+    );
 }
 
 /// What each allocation begins with.

@@ -28,6 +28,8 @@ pub mod task;
 pub mod transmute;
 pub mod uaccess;
 
+use std::cell::RefCell;
+
 pub mod ffi {
     pub use core::ffi::c_void;
 }
@@ -74,6 +76,22 @@ macro_rules! warn_on {
         }
         cond
     }};
+}
+
+sys::thread_local! {
+    static LOG: RefCell<Vec<String>> = RefCell::new(Vec::new());
+}
+
+/// Writes a line to the log of this thread. Not with a spinlock held: that would be no crime in the
+/// kernel, but the driver means not to.
+pub fn log(category: &str, message: std::fmt::Arguments<'_>) {
+    alloc::may_sleep();
+    LOG.with(|log| log.borrow_mut().push(format!("{category}: {message}")));
+}
+
+/// What has been written to the log of this thread since the last call.
+pub fn take_log() -> Vec<String> {
+    LOG.with(RefCell::take)
 }
 
 #[doc(hidden)]

@@ -23,9 +23,16 @@ sys::thread_local! {
 /// A task: nothing but its mm here.
 pub struct Task(Option<ARef<MmWithUser>>);
 
+/// What the current process is called in messages.
+pub const PID: Pid = 7;
+
 impl Task {
     pub fn current() -> Self {
         Self(MM.with(|mm| mm.borrow().clone()))
+    }
+
+    pub fn tgid(&self) -> Pid {
+        PID
     }
 
     pub fn mm(&self) -> Option<&MmWithUser> {

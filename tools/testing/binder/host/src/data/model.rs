@@ -29,14 +29,16 @@ use kernel::{
 use super::{
     oneway::{
         ChargeError,
-        Oneway, //
+        Oneway,
+        Suspect, //
     },
     ranges::{
         Meta,
         Ranges,
         ReserveError,
         Reserved,
-        Sizes, //
+        Sizes,
+        Usage, //
     }, //
 };
 
@@ -59,7 +61,7 @@ pub(super) fn reserve<T: Default>(
     }
 }
 
-pub(super) fn charge(oneway: &mut Oneway, size: usize, pid: Pid) -> Result<bool, Error> {
+pub(super) fn charge(oneway: &mut Oneway, size: usize, pid: Pid) -> Result<Option<Suspect>, Error> {
     loop {
         match locked(|| oneway.charge(size, pid)) {
             Ok(suspect) => return Ok(suspect),
@@ -177,6 +179,18 @@ impl Model {
             start += run.len();
         }
         gaps
+    }
+
+    fn usage(&self) -> Usage {
+        let gaps = self.gaps();
+        let free = gaps.values().sum();
+        Usage {
+            used: self.units.len() * UNIT - free,
+            buffers: self.buffers.len(),
+            free,
+            free_ranges: gaps.len(),
+            largest_free: gaps.into_values().max().unwrap_or(0),
+        }
     }
 
     fn pick(&self, index: u16) -> Option<u32> {
@@ -325,7 +339,7 @@ pub fn run(pages: usize, ops: &[Op]) {
                 // Needed if it was taken back; a new one is listed.
                 let listed = locked(|| ranges.list_again(reserved.id));
                 assert_eq!(listed.is_ok(), buffer.was_taken_back);
-                assert_eq!(ranges.existing(buffer.offset).err(), Some(ENOENT));
+                assert_eq!(ranges.existing(buffer.offset).err(), Some(EPERM));
                 // SAFETY: As above.
                 unsafe { reserved.data.leave() };
                 buffer.allocated = Some(with_data);
@@ -338,7 +352,8 @@ pub fn run(pages: usize, ops: &[Op]) {
                 match locked(|| ranges.existing(buffer.offset)) {
                     Ok(existing) => take_back(buffer, existing),
                     Err(err) => {
-                        assert_eq!(err, ENOENT);
+                        let expected = if buffer.was_taken_back { ENOENT } else { EPERM };
+                        assert_eq!(err, expected);
                         assert_eq!(buffer.allocated, None);
                     }
                 }
@@ -376,6 +391,7 @@ pub fn run(pages: usize, ops: &[Op]) {
         }
 
         assert_eq!(ranges.count(), model.buffers.len());
+        assert_eq!(ranges.usage(), model.usage());
         let with_data = model.buffers.values().filter(|b| b.allocated == Some(true));
         assert_eq!(Rc::strong_count(&data), with_data.count() + 1);
     }
@@ -412,6 +428,7 @@ pub fn run_oneway(pages: usize, ops: &[OnewayOp]) {
     let size = pages * PAGE_SIZE;
     let mut oneway = Oneway::new(size);
     let mut buffers = Vec::new();
+    let mut has_told = false;
     for op in ops {
         let used: usize = buffers.iter().map(|&(bytes, _)| bytes).sum();
         assert_eq!(oneway.free_space(), size / 2 - used);
@@ -426,9 +443,16 @@ pub fn run_oneway(pages: usize, ops: &[OnewayOp]) {
                 buffers.push((bytes, pid));
                 let of_pid = || buffers.iter().filter(|buffer| buffer.1 == pid);
                 let low = size / 2 - used - bytes < size / 10;
-                let many = of_pid().count() > 50;
-                let much = of_pid().map(|buffer| buffer.0).sum::<usize>() > size / 4;
-                assert_eq!(charged, Ok(low && (many || much)));
+                let number = of_pid().count();
+                let sum = of_pid().map(|buffer| buffer.0).sum::<usize>();
+                let suspect = low && (number > 50 || sum > size / 4);
+                let expected = suspect.then_some(Suspect {
+                    buffers: number as u32,
+                    bytes: sum,
+                    is_told: !has_told,
+                });
+                assert_eq!(charged, Ok(expected));
+                has_told = low && (has_told || suspect);
             }
             OnewayOp::Uncharge(which) => {
                 if let Some(nth) = usize::from(which).checked_rem(buffers.len()) {
