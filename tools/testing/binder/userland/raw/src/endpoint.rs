@@ -245,7 +245,12 @@ impl Endpoint {
 
     /// Replies, and keeps the transaction's buffer.
     pub fn answer(&self, payload: &[u8]) -> Outcome {
-        self.command(BC_REPLY, bytes_of(&Txn::new(payload).data))
+        self.answer_with(&Txn::new(payload))
+    }
+
+    /// As [`Endpoint::answer`], with flags.
+    pub fn answer_with(&self, reply: &Txn) -> Outcome {
+        self.command(BC_REPLY, bytes_of(&reply.data))
     }
 
     /// The errno that the driver notes for this thread's last failed transaction.

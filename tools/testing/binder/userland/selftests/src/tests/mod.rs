@@ -12,6 +12,7 @@ mod isolation;
 mod limits;
 pub mod mapping;
 mod memcg;
+mod messages;
 mod oneway;
 mod reclaim;
 mod shrinker;
@@ -44,6 +45,7 @@ pub const BINDER: Suite = &[
     limits::TESTS,
     isolation::TESTS,
     faults::TESTS,
+    messages::TESTS,
     stress::TESTS,
 ];
 
