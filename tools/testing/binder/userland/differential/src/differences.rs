@@ -18,6 +18,47 @@ pub struct Areas<'a> {
     missing: [Option<bool>; PARTIES],
     len: [usize; PARTIES],
     replies: [Option<(&'a Step, &'a Step)>; PARTIES],
+    spam: Spam,
+    /// Somebody has set TF_ONE_WAY in a reply.
+    has_oneway_reply: bool,
+}
+
+/// Who is told of spam. C doesn't count the buffer that is being allocated, so that it tells later in the
+/// same shortage of space, or not at all.
+#[derive(Default)]
+struct Spam {
+    /// Our driver has told, and nothing has been freed since.
+    is_told: bool,
+    /// It may have done so without the other.
+    is_ahead: bool,
+    /// One of them tells in the present operation and the other doesn't, and that may be.
+    is_known: bool,
+}
+
+impl Spam {
+    fn follow(&mut self, our: &Step, their: &Step) {
+        let told = [our, their].map(|step| has(&step.said, SPAM));
+        self.is_known = match told {
+            [true, false] => !self.is_told,
+            [false, true] => self.is_ahead,
+            _ => false,
+        };
+        match told {
+            [_, true] => self.is_ahead = false,
+            [true, false] => self.is_ahead = true,
+            _ => {}
+        }
+        self.is_told |= told[0];
+        match our.op.action {
+            Action::Free(_) | Action::Die { .. } => self.is_told = false,
+            // It had its buffer for a moment, and was told another thing.
+            Action::Send { oneway: true, .. } if has(&our.said, FAILED) => {
+                self.is_told = false;
+                self.is_ahead = true;
+            }
+            _ => {}
+        }
+    }
 }
 
 /// How much of an area of so many bytes drivers use.
@@ -29,6 +70,7 @@ impl<'a> Areas<'a> {
     /// Takes note of what an operation did.
     pub fn follow(&mut self, our: &'a Step, their: &'a Step) {
         let Step { op, said, .. } = our;
+        self.spam.follow(our, their);
         let missing = &mut self.missing[op.by];
         match op.action {
             Action::Map { len, .. } if has(said, "mapped") => {
@@ -43,7 +85,10 @@ impl<'a> Areas<'a> {
                 self.len[op.by] = used(len);
             }
             Action::Unmap { .. } => *missing = Some(true),
-            Action::Reply { .. } => self.replies[op.by] = Some((our, their)),
+            Action::Reply { oneway, .. } => {
+                self.replies[op.by] = Some((our, their));
+                self.has_oneway_reply |= oneway;
+            }
             _ => {}
         }
     }
@@ -150,6 +195,9 @@ pub enum Verdict {
 const OURS: &str = "ours";
 const C: &str = "C";
 const RUST: &str = "Rust";
+
+const FAILED: &str = "BR_FAILED_REPLY";
+const SPAM: &str = "BR_ONEWAY_SPAM_SUSPECT";
 
 /// What may be wrong with a transaction or a reply.
 #[derive(PartialEq)]
@@ -277,9 +325,12 @@ fn explain_line(
             .noted_for(steps)
             .find_map(|steps| explain_errors(areas, steps, (our, their))),
         (None, None) => match (ours, theirs) {
-            ("BR_ONEWAY_SPAM_SUSPECT", "BR_TRANSACTION_COMPLETE") if peer == C => {
-                Some("spam told once")
+            (SPAM, "BR_TRANSACTION_COMPLETE") | ("BR_TRANSACTION_COMPLETE", SPAM)
+                if peer == C && areas.spam.is_known =>
+            {
+                Some("spam counted before")
             }
+            ("BR_TRANSACTION_COMPLETE", SPAM) if peer == RUST => Some("spam told once"),
             ("BR_FAILED_REPLY", "BR_DEAD_REPLY") if peer == C && dead => Some("two errors at once"),
             ("BR_FAILED_REPLY", "BR_DEAD_REPLY") if peer == C && areas.one_is_missing(op) => {
                 Some("area missing")
@@ -363,6 +414,12 @@ pub fn explain(peer: &str, areas: &Areas, our: &Step, their: &Step) -> Verdict {
         {
             Verdict::Parted("area missing")
         }
+        _ if peer == RUST
+            && areas.has_oneway_reply
+            && theirs.iter().any(|line| line.contains(FAILED)) =>
+        {
+            Verdict::Parted("reply isn't oneway")
+        }
         Action::Send { oneway: false, .. }
             if peer == C && has(theirs, "extended error: BR_FAILED_REPLY -71") =>
         {
@@ -375,8 +432,6 @@ pub fn explain(peer: &str, areas: &Areas, our: &Step, their: &Step) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const FAILED: &str = "BR_FAILED_REPLY";
 
     fn send(handle: u32) -> Op {
         Op {
@@ -429,6 +484,90 @@ mod tests {
                 ));
             }
         }
+    }
+
+    /// What is said of an operation after others.
+    fn after<'a>(
+        peer: &str,
+        before: &'a [(Step, Step)],
+        our: &'a Step,
+        their: &'a Step,
+    ) -> Verdict {
+        let mut areas = areas(true);
+        for (our, their) in before {
+            areas.follow(our, their);
+        }
+        areas.follow(our, their);
+        explain(peer, &areas, our, their)
+    }
+
+    #[test]
+    fn spam_is_told_once_in_a_shortage() {
+        let op = send(0);
+        let said = |line: &[&str]| step(&op, line, Buffers::new());
+        let (told, not) = (|| said(&[SPAM]), || said(COMPLETE));
+        let free = Op {
+            by: 0,
+            action: Action::Free(Which::Held(0)),
+        };
+        let free = || step(&free, &[], Buffers::new());
+        let is_known = |before: &[(Step, Step)], our: &Step, their: &Step| {
+            matches!(
+                after(C, before, our, their),
+                Verdict::Known(reasons) if reasons == ["spam counted before"]
+            )
+        };
+        assert!(is_known(&[], &told(), &not()));
+        assert!(!is_known(&[], &not(), &told()));
+        // C follows, once.
+        let first = (told(), not());
+        assert!(is_known(&[first], &not(), &told()));
+        let both = [(told(), not()), (not(), told())];
+        assert!(!is_known(&both, &not(), &told()));
+        // Ours isn't told again without a free.
+        for before in [vec![(told(), not())], vec![(told(), told())]] {
+            assert!(!is_known(&before, &told(), &not()));
+            let mut before = before;
+            before.push((free(), free()));
+            assert!(is_known(&before, &told(), &not()));
+        }
+        // Upstream tells each time, and ours never where it doesn't.
+        assert!(matches!(
+            after(RUST, &[], &not(), &told()),
+            Verdict::Known(_)
+        ));
+        assert!(matches!(
+            after(RUST, &[], &told(), &not()),
+            Verdict::Unexpected
+        ));
+    }
+
+    #[test]
+    fn a_reply_fails_upstream_for_its_flag_only() {
+        let reply = |oneway| Op {
+            by: 0,
+            action: Action::Reply {
+                clear: false,
+                oneway,
+                payload: Payload::default(),
+            },
+        };
+        let receive = Op {
+            by: 1,
+            action: Action::Receive,
+        };
+        let our = step(&receive, &["BR_REPLY"], Buffers::new());
+        let their = step(&receive, &[FAILED], Buffers::new());
+        let verdict = |peer, oneway| {
+            let replied = || step(&reply(oneway), COMPLETE, Buffers::new());
+            after(peer, &[(replied(), replied())], &our, &their)
+        };
+        assert!(matches!(
+            verdict(RUST, true),
+            Verdict::Parted("reply isn't oneway")
+        ));
+        assert!(matches!(verdict(RUST, false), Verdict::Unexpected));
+        assert!(matches!(verdict(C, true), Verdict::Unexpected));
     }
 
     #[test]
@@ -531,6 +670,7 @@ mod tests {
             by: 0,
             action: Action::Reply {
                 clear: false,
+                oneway: false,
                 payload: payload.clone(),
             },
         };

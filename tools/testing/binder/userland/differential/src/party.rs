@@ -169,8 +169,14 @@ impl Party {
                 data.flags |= if *oneway { TF_ONE_WAY } else { 0 };
                 self.transact([BC_TRANSACTION, BC_TRANSACTION_SG], payload, &message)?;
             }
-            Action::Reply { clear, payload } => {
-                let message = self.message(payload, *clear);
+            Action::Reply {
+                clear,
+                oneway,
+                payload,
+            } => {
+                let mut message = self.message(payload, *clear);
+                let data = &mut message.transaction.transaction_data;
+                data.flags |= if *oneway { TF_ONE_WAY } else { 0 };
                 self.transact([BC_REPLY, BC_REPLY_SG], payload, &message)?;
             }
             Action::Receive => self.receive()?,

@@ -30,7 +30,13 @@ pub enum Action {
         payload: Payload,
     },
     /// Replies to what was received last, and receives.
-    Reply { clear: bool, payload: Payload },
+    Reply {
+        clear: bool,
+        /// Sets the flag, which doesn't mean anything for a reply.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        oneway: bool,
+        payload: Payload,
+    },
     /// Reads until there is a transaction, or nothing any more.
     Receive,
     /// Frees a buffer, or tries to.
@@ -314,6 +320,7 @@ impl Bytes<'_> {
             },
             26..34 => Action::Reply {
                 clear: self.one_in(6),
+                oneway: self.one_in(8),
                 payload: self.payload(area),
             },
             34..50 => Action::Receive,
