@@ -38,6 +38,7 @@ use super::{
     Buffer,
     BATCH, //
 };
+use crate::trace;
 
 /// The first pages of a run.
 type Borrowed<'b> = [Option<BorrowedPage<'b>>; BATCH];
@@ -168,6 +169,7 @@ impl Area {
 
         let mut order = MAX_ORDER;
         while let Some(run) = lacking {
+            trace::trace_alloc_page_start(self.pid, run.start);
             let pages = self.allocate(run.len(), &mut order, false, memcg)?;
             let mut locked = self.state.lock();
             let mapped = locked.mapped.as_mut().ok_or(ESRCH)?;
@@ -175,6 +177,8 @@ impl Area {
                 .pages
                 .put(run.clone(), pages.into_iter(), State::Filling);
             lacking = mapped.pages.lacking(run.end..covered.end, BATCH);
+            drop(locked);
+            trace::trace_alloc_page_end(self.pid, run.start, run.start + 1..run.end);
         }
         Ok(is_filling)
     }
@@ -196,29 +200,38 @@ impl Area {
             return Ok(());
         }
         let mut pages = KVec::new();
+        // The page by which the events tell how long it takes.
+        let mut first = None;
         let (window, todo, spare) = loop {
             let (unused, mut locked) = Self::lock_settled(&self, &ends, memcg)?;
             let mapped = locked.mapped.as_mut().ok_or(ESRCH)?;
-            let is_absent = |&index: &usize| mapped.pages.state(index) == State::Absent;
-            let absent = indices().filter(is_absent).count();
-            if absent > pages.len() {
-                drop(locked);
-                drop(unused);
-                pages = self.allocate(absent, &mut 0, true, memcg)?;
-                continue;
+            let mut absent = indices().filter(|&index| mapped.pages.state(index) == State::Absent);
+            if let Some(index) = absent.next() {
+                let count = 1 + absent.count();
+                if count > pages.len() {
+                    drop(locked);
+                    drop(unused);
+                    if first.is_none() {
+                        trace::trace_alloc_page_start(self.pid, index);
+                        first = Some(index);
+                    }
+                    pages = self.allocate(count, &mut 0, true, memcg)?;
+                    continue;
+                }
             }
             let mut pages = pages.into_iter();
             let mut todo = [const { None }; 2];
             for (place, index) in todo.iter_mut().zip(indices()) {
                 let page = index..index + 1;
-                if mapped.pages.state(index) == State::Absent {
+                let is_new = mapped.pages.state(index) == State::Absent;
+                if is_new {
                     mapped
                         .pages
                         .put(page.clone(), &mut pages, State::Installing);
                 }
                 if mapped.pages.state(index) == State::Installing {
                     let [page] = mapped.pages.in_use(page, buffer)?;
-                    *place = page.map(|page| (index, page));
+                    *place = page.map(|page| (index, is_new, page));
                 }
             }
             break (mapped.window, todo, pages);
@@ -226,7 +239,10 @@ impl Area {
         // Of several threads, one has brought the page.
         drop(spare);
 
-        for (index, page) in todo.into_iter().flatten() {
+        for (index, is_new, page) in todo.into_iter().flatten() {
+            if first != Some(index) {
+                trace::trace_alloc_page_start(self.pid, index);
+            }
             let page = slice::from_ref(&page);
             match window.insert(mm, &self, index, BorrowedPage::as_pages(page)) {
                 // Another thread may have been faster to map it.
@@ -236,6 +252,15 @@ impl Area {
             if let Some(mapped) = self.state.lock().mapped.as_mut() {
                 mapped.pages.installed(index);
             }
+            if is_new {
+                trace::trace_install_pages(self.pid, &(index..index + 1));
+            }
+            if first != Some(index) {
+                trace::trace_alloc_page_end(self.pid, index, 0..0);
+            }
+        }
+        if let Some(first) = first {
+            trace::trace_alloc_page_end(self.pid, first, 0..0);
         }
         Ok(())
     }
@@ -259,6 +284,7 @@ impl Area {
                 self.unmap_filled(&mm, buffer.pages().start..run.start, buffer);
                 return Err(err);
             }
+            trace::trace_install_pages(self.pid, &run);
             left.start = run.end;
         }
         if let Some(mapped) = self.state.lock().mapped.as_mut() {

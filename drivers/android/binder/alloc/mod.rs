@@ -64,7 +64,7 @@ use kernel::{
     warn_on, //
 };
 
-use crate::allocation::AllocationInfo;
+use crate::{allocation::AllocationInfo, trace};
 
 #[cfg(CONFIG_ANDROID_BINDER_RUST_KUNIT_TEST)]
 pub(crate) mod cases;
@@ -229,6 +229,8 @@ pub(crate) struct Request {
 pub(crate) struct Area {
     /// Who pays for the pages, and where they are mapped.
     mm: ARef<Mm>,
+    /// The process that opened the file, as events tell it.
+    pid: Pid,
     lru: Arc<IdleLru>,
     #[pin]
     state: SpinLock<AreaState>,
@@ -317,8 +319,6 @@ impl Area {
 /// LRU once this is dropped.
 pub(crate) struct BufferAllocator {
     area: Arc<Area>,
-    /// Of the process, in the initial namespace. What it is called in messages.
-    pid: Pid,
 }
 
 impl BufferAllocator {
@@ -334,6 +334,7 @@ impl BufferAllocator {
         let area = Arc::pin_init(
             pin_init!(Area {
                 mm,
+                pid: kernel::current!().tgid(),
                 lru,
                 state <- new_spinlock!(
                     AreaState {
@@ -347,8 +348,7 @@ impl BufferAllocator {
             }),
             GFP_KERNEL,
         )?;
-        let pid = kernel::current!().tgid();
-        Ok(Self { area, pid })
+        Ok(Self { area })
     }
 
     /// Takes `vma` as the mapping of the area, of which the first 4 MiB are used.
@@ -365,14 +365,14 @@ impl BufferAllocator {
         let area = &*self.area;
         let pages = vma.start()..vma.end();
         if !ptr::eq::<Mm>(&*area.mm, &**vma.mm()) {
-            messages::map_failed(self.pid, pages, "invalid vma->vm_mm", EINVAL);
+            messages::map_failed(self.area.pid, pages, "invalid vma->vm_mm", EINVAL);
             return Err(EINVAL);
         }
         let size = min(pages.len(), MAX_SIZE);
         let mut state = area.state.lock();
         if state.mapped.is_some() {
             drop(state);
-            messages::map_failed(self.pid, pages, "already mapped", EBUSY);
+            messages::map_failed(self.area.pid, pages, "already mapped", EBUSY);
             return Err(EBUSY);
         }
         state.mapped = Some(Mapped {
@@ -484,7 +484,7 @@ impl BufferAllocator {
     #[inline]
     pub(crate) fn reserve(&self, request: Request) -> Result<(Buffer, bool)> {
         let Some(size) = request.sizes.total() else {
-            messages::invalid_sizes(self.pid, request.sizes);
+            messages::invalid_sizes(self.area.pid, request.sizes);
             return Err(EINVAL);
         };
         let meta = Meta {
@@ -500,18 +500,21 @@ impl BufferAllocator {
             let is_closed = state.closed;
             let Some(mapped) = state.mapped.as_mut().filter(|_| !is_closed) else {
                 drop(state);
-                messages::no_area(self.pid);
+                messages::no_area(self.area.pid);
                 return Err(ESRCH);
             };
             match mapped.reserve(size, meta) {
                 Ok((reserved, suspect)) => {
                     // INVARIANT: Its pages are there, or come below.
                     let mut buffer = mapped.buffer(&self.area, reserved, READY);
+                    trace::trace_update_page_range(self.area.pid, true, || {
+                        mapped.ranges.pages(buffer.id)
+                    });
                     buffer.page = mapped.pages.claim(buffer.pages());
                     drop(state);
                     let mut is_told = false;
                     if let Some(suspect) = suspect {
-                        messages::spam(self.pid, meta.pid, suspect);
+                        messages::spam(self.area.pid, meta.pid, suspect);
                         is_told = suspect.is_told;
                     }
                     if buffer.page.is_none() {
@@ -525,6 +528,15 @@ impl BufferAllocator {
                 }
             }
         }
+    }
+
+    /// The parts of a buffer.
+    pub(crate) fn sizes(&self, buffer: &Buffer) -> Option<Sizes> {
+        if !buffer.is_in(&self.area) {
+            return None;
+        }
+        let state = self.area.state.lock();
+        state.mapped.as_ref()?.ranges.sizes(buffer.id)
     }
 
     /// Brings the missing pages of a buffer.
@@ -602,12 +614,12 @@ impl BufferAllocator {
     fn grow(&self, refused: Refused, size: usize) -> Result {
         let growth = match refused {
             Refused::NoSpace(usage) => {
-                messages::no_space(self.pid, size, usage);
+                messages::no_space(self.area.pid, size, usage);
                 return Err(ENOSPC);
             }
             Refused::NoOnewaySpace(unused) => {
                 drop(unused);
-                messages::no_oneway_space(self.pid, size);
+                messages::no_oneway_space(self.area.pid, size);
                 return Err(ENOSPC);
             }
             Refused::Ranges(request) => Growth::Ranges(self.charged(|flags| request.alloc(flags))?),
@@ -722,7 +734,8 @@ impl BufferAllocator {
             None
         };
         first(&mut mapped.pages, released.pages.clone());
-        mapped.pages.make_idle(released.pages, &self.area.lru);
+        trace::trace_update_page_range(self.area.pid, false, || released.pages.clone());
+        mapped.pages.make_idle(released.pages, &self.area);
         drop(state);
         // Memory that isn't needed any more is freed without the lock.
         drop(released.memory);

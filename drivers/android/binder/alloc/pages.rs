@@ -75,6 +75,7 @@ use kernel::{
 };
 
 use super::{Area, Buffer};
+use crate::trace;
 
 /// The LRU of idle pages of all areas.
 pub(crate) type IdleLru = ListLru<Slot>;
@@ -717,10 +718,14 @@ impl PageTable {
     }
 
     /// in use -> idle for the pages of `range` that are in use.
-    pub(super) fn make_idle(&mut self, range: Range<usize>, lru: &IdleLru) {
+    pub(super) fn make_idle(&mut self, range: Range<usize>, area: &Area) {
         if range.is_empty() {
             return;
         }
+        if trace::trace_free_lru_is_on() {
+            return self.make_idle_watched(range, area);
+        }
+        let lru = &area.lru;
         // Most buffers lie on one page.
         if range.len() == 1 {
             if let Some(slot) = self.slot(range.start).filter(|slot| slot.make_idle()) {
@@ -740,12 +745,46 @@ impl PageTable {
         }
     }
 
+    /// As [`make_idle`](Self::make_idle), but one by one: somebody wants to know how long each
+    /// takes.
+    #[cold]
+    fn make_idle_watched(&mut self, range: Range<usize>, area: &Area) {
+        for (index, slot) in self.slots(range) {
+            if slot.make_idle() {
+                trace::trace_free_lru_start(area.pid, index);
+                // SAFETY: As in `make_idle`.
+                unsafe { area.lru.add(slot) };
+                trace::trace_free_lru_end(area.pid, index, iter::empty());
+            }
+        }
+    }
+
     /// Takes all slots of `range` off the LRU. Says how many were on it. By the invariants of
     /// [`Slot`], the caller must not leave them idle.
-    fn unlink(&mut self, range: Range<usize>, lru: &IdleLru) -> usize {
+    fn unlink(&mut self, range: Range<usize>, area: &Area) -> usize {
+        let mut unlinked = 0;
+        if trace::trace_alloc_lru_is_on() {
+            unlinked = self.unlink_used_watched(range.clone(), area);
+        }
         let slots = self.slots(range).map(|(_, slot)| slot);
+        let linked = slots.filter(|slot| slot.links.is_linked());
         // SAFETY: A slot is only ever linked to the one LRU of its area.
-        unsafe { lru.del_many(slots.filter(|slot| slot.links.is_linked())) }
+        unlinked + unsafe { area.lru.del_many(linked) }
+    }
+
+    /// As [`unlink`](Self::unlink), but one by one, and only those that are in use again.
+    #[cold]
+    fn unlink_used_watched(&mut self, range: Range<usize>, area: &Area) -> usize {
+        let mut unlinked = 0;
+        for (index, slot) in self.slots(range) {
+            if slot.state() == State::InUse && slot.links.is_linked() {
+                trace::trace_alloc_lru_start(area.pid, index);
+                // SAFETY: As in `unlink`.
+                unlinked += usize::from(unsafe { area.lru.del(slot) });
+                trace::trace_alloc_lru_end(area.pid, index, iter::empty());
+            }
+        }
+        unlinked
     }
 
     /// idle -> isolated for the pages of `range`, of which no slot is on the LRU after this. `take`
@@ -753,10 +792,10 @@ impl PageTable {
     pub(super) fn isolate(
         &mut self,
         range: Range<usize>,
-        lru: &IdleLru,
+        area: &Area,
         mut take: impl FnMut(usize, Page),
     ) -> usize {
-        let unlinked = self.unlink(range.clone(), lru);
+        let unlinked = self.unlink(range.clone(), area);
         for (index, slot) in self.slots(range) {
             if slot.state() != State::Idle {
                 continue;
@@ -770,11 +809,12 @@ impl PageTable {
 
     /// Moves the idle pages of `range` to the end of the LRU, and takes those in use off it. Says
     /// how many slots were on it.
-    pub(super) fn rotate(&mut self, range: Range<usize>, lru: &IdleLru) -> usize {
-        let unlinked = self.unlink(range.clone(), lru);
+    pub(super) fn rotate(&mut self, range: Range<usize>, area: &Area) -> usize {
+        let unlinked = self.unlink(range.clone(), area);
         let slots = self.slots(range).map(|(_, slot)| slot);
+        let idle = slots.filter(|slot| slot.state() == State::Idle);
         // SAFETY: As in `make_idle`.
-        unsafe { lru.add_many(slots.filter(|slot| slot.state() == State::Idle)) };
+        unsafe { area.lru.add_many(idle) };
         unlinked
     }
 

@@ -487,22 +487,39 @@ impl<T> Ranges<T> {
         self.count -= 1;
         self.used -= size;
 
-        // A page at the edge of the buffer is unused if all of it is free now.
-        let (start, end) = (start as usize, end as usize);
-        let (offset, size) = (offset as usize, size as usize);
-        let start = (offset / PAGE_SIZE).max(start.div_ceil(PAGE_SIZE));
-        let end = (offset + size).div_ceil(PAGE_SIZE).min(end / PAGE_SIZE);
-
         Ok(Released {
-            size,
+            size: size as usize,
             meta,
-            pages: start..end.max(start),
+            pages: own_pages(offset..offset + size, start..end),
             memory: if self.slots.is_large() {
                 self.trim()
             } else {
                 None
             },
         })
+    }
+
+    /// The parts of a buffer.
+    #[cold]
+    pub(super) fn sizes(&self, id: Id) -> Option<Sizes> {
+        Some(self.buffer(id)?.sizes())
+    }
+
+    /// The pages that a buffer touches and that no other buffer touches: those that
+    /// [`Ranges::release`] would tell.
+    #[cold]
+    pub(super) fn pages(&self, id: Id) -> IndexRange<usize> {
+        let Some(range) = self.buffer(id) else {
+            return 0..0;
+        };
+        let free_size = |index| {
+            self.slots
+                .try_get(index)
+                .map_or(0, |range| range.free_size())
+        };
+        let (start, end) = (range.offset.get(), range.offset.get() + range.size.get());
+        let free = start - free_size(range.prev.get())..end + free_size(range.next.get());
+        own_pages(start..end, free)
     }
 
     /// Makes a range free, along with its neighbours where these are free: that is `all`.
@@ -627,6 +644,19 @@ impl<T> Ranges<T> {
             None => self.first.set(next),
         }
     }
+}
+
+/// The pages that `buffer` touches and that no other does, if all is free that it and its
+/// neighbours leave: `free`.
+#[inline(always)]
+fn own_pages(buffer: IndexRange<u32>, free: IndexRange<u32>) -> IndexRange<usize> {
+    let (start, end) = (free.start as usize, free.end as usize);
+    // A page at the edge of the buffer is its own if nobody else has anything of it.
+    let start = (buffer.start as usize / PAGE_SIZE).max(start.div_ceil(PAGE_SIZE));
+    let end = (buffer.end as usize)
+        .div_ceil(PAGE_SIZE)
+        .min(end / PAGE_SIZE);
+    start..end.max(start)
 }
 
 /// Reserves a buffer that userspace had, and that has just been unlinked.
@@ -918,12 +948,15 @@ mod tests {
         /// Releases a buffer that is reserved. Returns whether the answer was right.
         fn release(&mut self, i: usize, ranges: &mut Ranges<T>) -> Result<bool> {
             let reserved = self.reserved.remove(i)?.ok_or(EPERM)?;
+            let (sizes, pages) = (ranges.sizes(reserved.id), ranges.pages(reserved.id));
             let released = release(ranges, reserved)?;
             let buffer = self.buffers.remove(i)?;
             let touched =
                 buffer.offset / PAGE_SIZE..(buffer.offset + buffer.size).div_ceil(PAGE_SIZE);
             Ok(released.size == buffer.size
                 && released.meta == buffer.meta
+                && sizes == Some(buffer.meta.sizes)
+                && pages == released.pages
                 && touched.start <= released.pages.start
                 && released.pages.end <= touched.end.max(released.pages.start)
                 && touched

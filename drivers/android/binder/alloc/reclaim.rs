@@ -8,6 +8,7 @@
 
 use core::{
     cmp::{max, min},
+    iter,
     ptr, //
 };
 
@@ -22,6 +23,7 @@ use super::{
     vma::Mapping,
     Area, //
 };
+use crate::trace;
 
 /// Scans `sc.nr_to_scan()` slots of the LRU of `sc`, and frees the pages that are idle.
 ///
@@ -36,6 +38,7 @@ use super::{
 pub(crate) fn scan(lru: &IdleLru, sc: &mut ShrinkControl) -> Scan {
     let mut scanned = 0;
     let mut freed = 0;
+    let mut busy = 0;
     let mut moved = false;
     // Whoever scans by debugfs may ask for any number. Pages that can't be had now are rotated:
     // don't come to them again and again.
@@ -45,15 +48,20 @@ pub(crate) fn scan(lru: &IdleLru, sc: &mut ShrinkControl) -> Scan {
         let Some((area, slot)) = first(lru, sc) else {
             break;
         };
-        let done = area.reclaim(slot, lru);
+        let done = area.reclaim(slot);
         // If there was nothing to do, others did it.
         scanned += max(done.scanned, 1);
         freed += done.freed;
-        moved |= !done.is_busy;
+        if done.is_busy {
+            busy += done.scanned;
+        } else {
+            moved = true;
+        }
     }
 
     sc.set_nr_scanned(scanned);
     shrinker::account_reclaimed_pages(freed);
+    trace::trace_reclaim(sc, scanned, freed, busy);
     if moved {
         Scan::freed(freed)
     } else {
@@ -89,7 +97,7 @@ struct Done {
 impl Area {
     /// Frees the idle pages of the group that the page with `slot` is in, as far as the same VMA
     /// maps them.
-    fn reclaim(&self, slot: *const Slot, lru: &IdleLru) -> Done {
+    fn reclaim(&self, slot: *const Slot) -> Done {
         let mm = self.mm.mmget_not_zero().map(MmWithUser::into_mmput_async);
         let mut state = self.state.lock();
         let Some(mapped) = state.mapped.as_mut() else {
@@ -117,22 +125,24 @@ impl Area {
         let Some(mapping) = mapping else {
             return Done {
                 // They must not stay at the head, for all later scans to meet them first.
-                scanned: mapped.pages.rotate(group, lru),
+                scanned: mapped.pages.rotate(group, self),
                 freed: 0,
                 is_busy: true,
             };
         };
         // By bits, from `base` on.
         let mut isolated = 0_usize;
-        let scanned = mapped.pages.isolate(mapping.pages(), lru, |index, page| {
+        let scanned = mapped.pages.isolate(mapping.pages(), self, |index, page| {
             isolated |= 1 << (index - base);
+            trace::trace_unmap_kernel_start(self.pid, index);
             // What maps it has a reference of its own, until it can't reach the page any more.
             drop(page);
+            trace::trace_unmap_kernel_end(self.pid, index, iter::empty());
         });
         drop(state);
 
         if isolated != 0 {
-            mapping.zap(base, isolated);
+            self.zap(&mapping, base, isolated);
             self.removed(base, isolated);
         }
         Done {
@@ -140,6 +150,18 @@ impl Area {
             freed: isolated.count_ones() as usize,
             is_busy: false,
         }
+    }
+
+    /// Unmaps the pages that `isolated` tells, where they are mapped.
+    fn zap(&self, mapping: &Mapping<'_>, base: usize, isolated: usize) {
+        if !mapping.is_vma() {
+            return;
+        }
+        let first = base + isolated.trailing_zeros() as usize;
+        let others = (first + 1..base + GROUP).filter(|index| isolated >> (index - base) & 1 == 1);
+        trace::trace_unmap_user_start(self.pid, first);
+        mapping.zap(base, isolated);
+        trace::trace_unmap_user_end(self.pid, first, others);
     }
 
     /// Ends what `isolated` tells: it is unmapped now.

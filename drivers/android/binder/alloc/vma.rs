@@ -211,6 +211,11 @@ pub(super) enum Mapping<'a> {
 }
 
 impl Mapping<'_> {
+    /// Whether there is anything to be unmapped.
+    pub(super) fn is_vma(&self) -> bool {
+        matches!(self, Mapping::Vma { .. })
+    }
+
     /// Which pages these are.
     pub(super) fn pages(&self) -> Range<usize> {
         match self {

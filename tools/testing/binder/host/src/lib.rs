@@ -30,6 +30,9 @@ mod alloc;
 mod allocation;
 #[cfg(not(test))]
 pub mod process;
+#[cfg(not(test))]
+#[allow(dead_code)] // As above.
+mod trace;
 
 /// As in the driver.
 #[cfg(not(test))]

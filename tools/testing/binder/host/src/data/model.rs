@@ -253,12 +253,15 @@ fn release(ranges: &mut Ranges<Kept>, model: &mut Model, id: u32) {
     };
     let (offset, size, meta) = (buffer.offset, buffer.size, buffer.meta);
     let name = reserved.id;
+    assert_eq!(locked(|| ranges.sizes(name)), Some(meta.sizes));
+    let own = locked(|| ranges.pages(name));
     // SAFETY: The data is that of the buffer.
     let released = locked(|| unsafe { ranges.release(name, reserved.data) });
     let released = released.ok().unwrap();
     assert_eq!(released.size, size);
     assert_eq!(released.meta, meta);
     let pages: Range<usize> = released.pages;
+    assert_eq!(own, pages);
     assert_eq!(pages.collect::<Vec<_>>(), model.remove(id));
     // It is gone.
     assert_eq!(locked(|| ranges.list_again(name)), Err(ENOENT));
