@@ -14,6 +14,7 @@ mod runner;
 mod sample;
 mod stress;
 mod tests;
+mod tracing;
 
 use binder_raw::{binder, check, check_eq, endpoint, fail, note, outcome, process, shrinker, uapi};
 use std::{io::Read, num::ParseIntError, process::ExitCode, time::Duration};
@@ -23,7 +24,7 @@ const USAGE: &str = "usage: binder-selftests [--sample] [--list] [FILTER]...
 Runs the tests whose names contain one of the filters; all of them without any.
 With --sample, they are those of the shrinker sample. With --stress, everything happens at once for
 120 seconds or as many as wanted.
-Needs root, binderfs on /dev/binderfs, debugfs and cgroup2 at their usual places.";
+Needs root, binderfs on /dev/binderfs, debugfs, tracefs and cgroup2 at their usual places.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -4,6 +4,7 @@
 
 mod accounting;
 mod death;
+mod events;
 mod failslab;
 mod faults;
 mod files;
@@ -44,6 +45,7 @@ pub const BINDER: Suite = &[
     memcg::TESTS,
     limits::TESTS,
     isolation::TESTS,
+    events::TESTS,
     faults::TESTS,
     messages::TESTS,
     stress::TESTS,
