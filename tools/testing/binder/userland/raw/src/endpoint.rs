@@ -11,7 +11,8 @@ use crate::{
 use rustix::{
     fs::{fcntl_getfl, fcntl_setfl, OFlags},
     io::Errno,
-    ioctl::{ioctl, Updater},
+    ioctl::{ioctl, Setter, Updater},
+    process::Pid,
 };
 use std::{
     collections::VecDeque,
@@ -79,6 +80,8 @@ pub struct Received {
     pub len: usize,
     pub offsets: usize,
     pub offsets_len: usize,
+    /// Where its sender's security context is, if it brought one.
+    pub secctx: Option<usize>,
 }
 
 impl Received {
@@ -100,6 +103,10 @@ pub enum Return {
     Reply(Received),
     /// A code that says how a transaction went.
     Status(u32),
+    /// A process is frozen or not, who has a node that is watched.
+    Frozen(FrozenState),
+    /// A node isn't watched any more.
+    Unwatched(u64),
 }
 
 /// One thread's side of a [`Binder`].
@@ -133,9 +140,23 @@ impl Endpoint {
 
     /// Makes an opened device the context manager.
     pub fn manage(binder: Binder) -> Outcome<Self> {
+        Endpoint::manage_with(binder, 0)
+    }
+
+    /// The same, with the flags that a node may have.
+    pub fn manage_with(binder: Binder, flags: u32) -> Outcome<Self> {
+        let node = FlatObject {
+            flags,
+            ..FlatObject::own(0, 0)
+        };
+        let set = || match flags {
+            0 => binder.set::<{ SET_CONTEXT_MGR }>(0),
+            // SAFETY: The ioctl reads one `FlatObject`.
+            _ => unsafe { ioctl(&binder.fd, Setter::<{ SET_CONTEXT_MGR_EXT }, _>::new(node)) },
+        };
         let until = Instant::now() + Duration::from_secs(3);
         // One that died is forgotten by the driver some time after its end.
-        while let Err(error) = binder.set::<{ SET_CONTEXT_MGR }>(0) {
+        while let Err(error) = set() {
             if error != Errno::BUSY || Instant::now() > until {
                 return Err(error).context("SET_CONTEXT_MGR");
             }
@@ -253,6 +274,35 @@ impl Endpoint {
         self.command(BC_REPLY, bytes_of(&reply.data))
     }
 
+    /// Freezes a process, waiting for so long until it has no transaction any more; or thaws it.
+    pub fn freeze(&self, pid: Pid, enable: bool, timeout_ms: u32) -> rustix::io::Result<()> {
+        let info = FreezeInfo {
+            pid: pid.as_raw_nonzero().get() as u32,
+            enable: enable.into(),
+            timeout_ms,
+        };
+        // SAFETY: The ioctl reads one `FreezeInfo`.
+        unsafe { ioctl(&self.binder.fd, Setter::<{ FREEZE }, _>::new(info)) }
+    }
+
+    /// What a process got since it was frozen.
+    pub fn frozen_status(&self, pid: Pid) -> rustix::io::Result<FrozenStatus> {
+        let mut status = FrozenStatus {
+            pid: pid.as_raw_nonzero().get() as u32,
+            // The driver is to overwrite them.
+            sync_recv: u32::MAX,
+            async_recv: u32::MAX,
+        };
+        // SAFETY: The ioctl reads and writes one `FrozenStatus`.
+        unsafe {
+            ioctl(
+                &self.binder.fd,
+                Updater::<{ GET_FROZEN_INFO }, FrozenStatus>::new(&mut status),
+            )?
+        };
+        Ok(status)
+    }
+
     /// The errno that the driver notes for this thread's last failed transaction.
     pub fn extended_error(&self) -> Outcome<Errno> {
         let mut error = ExtendedError::default();
@@ -303,21 +353,33 @@ impl Endpoint {
                 BR_NOOP | BR_SPAWN_LOOPER | BR_RELEASE | BR_DECREFS => {}
                 BR_INCREFS => self.command(BC_INCREFS_DONE, payload)?,
                 BR_ACQUIRE => self.command(BC_ACQUIRE_DONE, payload)?,
-                BR_TRANSACTION | BR_REPLY => {
-                    // SAFETY: The payload of both is a `TransactionData`, of any alignment.
+                BR_TRANSACTION | BR_TRANSACTION_SEC_CTX | BR_REPLY => {
+                    // SAFETY: The payload of all is a `TransactionData`, of any alignment, or
+                    // begins with one.
                     let data: TransactionData =
                         unsafe { ptr::read_unaligned(payload.as_ptr().cast()) };
+                    let secctx = payload[size_of::<TransactionData>()..].try_into().ok();
                     let received = Received {
                         flags: data.flags,
                         addr: data.buffer as usize,
                         len: data.data_size as usize,
                         offsets: data.offsets as usize,
                         offsets_len: data.offsets_size as usize,
+                        secctx: secctx.map(|addr| u64::from_ne_bytes(addr) as usize),
                     };
                     self.returned.push_back(match code {
-                        BR_TRANSACTION => Return::Transaction(received),
-                        _ => Return::Reply(received),
+                        BR_REPLY => Return::Reply(received),
+                        _ => Return::Transaction(received),
                     });
+                }
+                BR_FROZEN_BINDER => {
+                    // SAFETY: The payload is a `FrozenState`, of any alignment.
+                    let state = unsafe { ptr::read_unaligned(payload.as_ptr().cast()) };
+                    self.returned.push_back(Return::Frozen(state));
+                }
+                BR_CLEAR_FREEZE_NOTIFICATION_DONE => {
+                    let cookie = u64::from_ne_bytes(payload.try_into()?);
+                    self.returned.push_back(Return::Unwatched(cookie));
                 }
                 _ => self.returned.push_back(Return::Status(code)),
             }

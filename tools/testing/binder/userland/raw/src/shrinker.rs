@@ -264,3 +264,37 @@ pub fn pages(dev: &Device, slots: u64) -> Option<Pages> {
     }
     found
 }
+
+/// What the driver's statistics say of one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// How much of the space for oneway transactions is free.
+    pub oneway_free: u64,
+    /// How many buffers there are.
+    pub buffers: u64,
+    /// Pages that are in use, idle, absent.
+    pub pages: [u64; 3],
+}
+
+/// The usage by the device's process whose mapping has `slots` pages; `None` if the driver doesn't
+/// say.
+pub fn usage(dev: &Device, slots: u64) -> Option<Usage> {
+    let text = fs::read_to_string(Path::new(LOGS).join("stats")).ok()?;
+    let context = format!("context {}", dev.name);
+    let mut processes = text.split("\nproc ").map(|process| {
+        let lines = || process.lines();
+        let value = |name: &str| lines().find_map(|line| line.strip_prefix(name));
+        let pages: Vec<u64> = value("  pages: ")?
+            .split(':')
+            .map_while(|field| field.trim().parse().ok())
+            .collect();
+        let oneway_free = value("  free async space ").or(value("  free oneway space: "))?;
+        let usage = Usage {
+            oneway_free: oneway_free.trim().parse().ok()?,
+            buffers: value("  buffers: ")?.trim().parse().ok()?,
+            pages: pages.try_into().ok()?,
+        };
+        lines().any(|line| line == context).then_some(usage)
+    });
+    processes.find_map(|usage| usage.filter(|usage| usage.pages.iter().sum::<u64>() == slots))
+}

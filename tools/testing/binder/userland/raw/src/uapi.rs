@@ -121,6 +121,41 @@ pub struct ExtendedError {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct FreezeInfo {
+    pub pid: u32,
+    pub enable: u32,
+    pub timeout_ms: u32,
+}
+
+/// What a process got since it was frozen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrozenStatus {
+    pub pid: u32,
+    /// Bit 0: a call, which was refused. Bit 1: some transaction isn't done yet.
+    pub sync_recv: u32,
+    pub async_recv: u32,
+}
+
+/// What a freeze notification says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrozenState {
+    pub cookie: u64,
+    pub is_frozen: u32,
+    pub reserved: u32,
+}
+
+/// A handle, and the number by which the driver is to speak of it.
+#[repr(C, packed)]
+#[derive(Clone, Copy, Default)]
+pub struct HandleCookie {
+    pub handle: u32,
+    pub cookie: u64,
+}
+
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct BinderfsDevice {
     pub name: [u8; 256],
@@ -142,18 +177,23 @@ pub const TYPE_PTR: u32 = pack(*b"pt*");
 
 /// Of a node: transactions to it may bring files.
 pub const ACCEPTS_FDS: u32 = 0x100;
+/// Of a node: transactions to it are to bring the security context of their sender.
+pub const TXN_SECURITY_CTX: u32 = 0x1000;
 /// Of a [`BufferObject`]: its address is to be written into another one.
 pub const HAS_PARENT: u32 = 0x01;
 
 pub const TF_ONE_WAY: u32 = 0x01;
 pub const TF_ACCEPT_FDS: u32 = 0x10;
 pub const TF_CLEAR_BUF: u32 = 0x20;
+pub const TF_UPDATE_TXN: u32 = 0x40;
 
 pub const WRITE_READ: Opcode = opcode::read_write::<WriteRead>(b'b', 1);
 pub const SET_MAX_THREADS: Opcode = opcode::write::<u32>(b'b', 5);
 pub const SET_CONTEXT_MGR: Opcode = opcode::write::<i32>(b'b', 7);
 pub const VERSION: Opcode = opcode::read_write::<i32>(b'b', 9);
 pub const SET_CONTEXT_MGR_EXT: Opcode = opcode::write::<FlatObject>(b'b', 13);
+pub const FREEZE: Opcode = opcode::write::<FreezeInfo>(b'b', 14);
+pub const GET_FROZEN_INFO: Opcode = opcode::read_write::<FrozenStatus>(b'b', 15);
 pub const ENABLE_ONEWAY_SPAM_DETECTION: Opcode = opcode::write::<u32>(b'b', 16);
 pub const GET_EXTENDED_ERROR: Opcode = opcode::read_write::<ExtendedError>(b'b', 17);
 pub const CTL_ADD: Opcode = opcode::read_write::<BinderfsDevice>(b'b', 1);
@@ -170,6 +210,9 @@ pub const BC_ACQUIRE_DONE: u32 = opcode::write::<PtrCookie>(b'c', 9);
 pub const BC_ENTER_LOOPER: u32 = opcode::none(b'c', 12);
 pub const BC_TRANSACTION_SG: u32 = opcode::write::<TransactionDataSg>(b'c', 17);
 pub const BC_REPLY_SG: u32 = opcode::write::<TransactionDataSg>(b'c', 18);
+pub const BC_REQUEST_FREEZE_NOTIFICATION: u32 = opcode::write::<HandleCookie>(b'c', 19);
+pub const BC_CLEAR_FREEZE_NOTIFICATION: u32 = opcode::write::<HandleCookie>(b'c', 20);
+pub const BC_FREEZE_NOTIFICATION_DONE: u32 = opcode::write::<u64>(b'c', 21);
 
 pub const BR_OK: u32 = opcode::none(b'r', 1);
 pub const BR_TRANSACTION: u32 = opcode::read::<TransactionData>(b'r', 2);
@@ -184,7 +227,11 @@ pub const BR_DECREFS: u32 = opcode::read::<PtrCookie>(b'r', 10);
 pub const BR_NOOP: u32 = opcode::none(b'r', 12);
 pub const BR_SPAWN_LOOPER: u32 = opcode::none(b'r', 13);
 pub const BR_FAILED_REPLY: u32 = opcode::none(b'r', 17);
+pub const BR_FROZEN_REPLY: u32 = opcode::none(b'r', 18);
 pub const BR_ONEWAY_SPAM_SUSPECT: u32 = opcode::none(b'r', 19);
+pub const BR_TRANSACTION_PENDING_FROZEN: u32 = opcode::none(b'r', 20);
+pub const BR_FROZEN_BINDER: u32 = opcode::read::<FrozenState>(b'r', 21);
+pub const BR_CLEAR_FREEZE_NOTIFICATION_DONE: u32 = opcode::read::<u64>(b'r', 22);
 
 /// How many bytes follow this code in the read buffer.
 pub fn payload_size(code: u32) -> usize {
@@ -204,6 +251,11 @@ pub fn name(code: u32) -> String {
         BR_RELEASE => "BR_RELEASE".into(),
         BR_DECREFS => "BR_DECREFS".into(),
         BR_ONEWAY_SPAM_SUSPECT => "BR_ONEWAY_SPAM_SUSPECT".into(),
+        BR_TRANSACTION_SEC_CTX => "BR_TRANSACTION_SEC_CTX".into(),
+        BR_FROZEN_REPLY => "BR_FROZEN_REPLY".into(),
+        BR_TRANSACTION_PENDING_FROZEN => "BR_TRANSACTION_PENDING_FROZEN".into(),
+        BR_FROZEN_BINDER => "BR_FROZEN_BINDER".into(),
+        BR_CLEAR_FREEZE_NOTIFICATION_DONE => "BR_CLEAR_FREEZE_NOTIFICATION_DONE".into(),
         _ => format!("BR code {:#x}", code),
     }
 }

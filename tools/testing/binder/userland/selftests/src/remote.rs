@@ -22,6 +22,7 @@ const FREE: u64 = 2;
 const SUM: u64 = 3;
 const UNMAP: u64 = 4;
 const IMPOSTOR: u64 = 5;
+const REPLY: u64 = 6;
 
 /// What the memory that takes the mapping's place is filled with.
 const IMPOSTOR_SEED: u64 = 77;
@@ -43,9 +44,16 @@ impl Receiver {
     ///
     /// `prepare` runs in the new process, before it opens the device.
     pub fn start(dev: &Device, len: usize, prepare: impl FnOnce() -> Outcome) -> Outcome<Self> {
-        let mut peer = Peer::spawn(|link| {
+        Receiver::start_with(len, || {
             prepare()?;
-            let endpoint = Endpoint::manager(dev, len)?;
+            Endpoint::manager(dev, len)
+        })
+    }
+
+    /// Starts what `open`, which runs in the new process, opens with a mapping of `len` bytes.
+    pub fn start_with(len: usize, open: impl FnOnce() -> Outcome<Endpoint>) -> Outcome<Self> {
+        let mut peer = Peer::spawn(|link| {
+            let endpoint = open()?;
             link.send(0)?;
             serve(link, endpoint)
         })?;
@@ -78,6 +86,12 @@ impl Receiver {
 
     pub fn free(&mut self, buffer: Remote) -> Outcome {
         self.ask(FREE, buffer.addr, 0)?;
+        Ok(())
+    }
+
+    /// Replies with nothing to the call that was received last, and frees its buffer.
+    pub fn reply(&mut self, buffer: Remote) -> Outcome {
+        self.ask(REPLY, buffer.addr, 0)?;
         Ok(())
     }
 
@@ -144,6 +158,11 @@ fn serve(link: &mut Link, mut endpoint: Endpoint) -> Outcome {
             }
             FREE => {
                 endpoint.free(a)?;
+                0
+            }
+            REPLY => {
+                endpoint.free(a)?;
+                endpoint.answer(&[])?;
                 0
             }
             SUM => checksum(&peek(a, b)),

@@ -9,6 +9,7 @@ mod failslab;
 mod faults;
 mod files;
 mod free;
+mod freeze;
 mod isolation;
 mod limits;
 pub mod mapping;
@@ -16,8 +17,10 @@ mod memcg;
 mod messages;
 mod oneway;
 mod reclaim;
+mod secctx;
 mod shrinker;
 mod sizes;
+mod stopped;
 mod stress;
 mod transactions;
 mod unmap;
@@ -39,6 +42,8 @@ pub const BINDER: Suite = &[
     unmap::TESTS,
     free::TESTS,
     oneway::TESTS,
+    freeze::TESTS,
+    secctx::TESTS,
     death::TESTS,
     accounting::TESTS,
     reclaim::TESTS,
@@ -46,6 +51,7 @@ pub const BINDER: Suite = &[
     limits::TESTS,
     isolation::TESTS,
     events::TESTS,
+    stopped::TESTS,
     faults::TESTS,
     messages::TESTS,
     stress::TESTS,
