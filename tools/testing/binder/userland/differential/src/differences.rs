@@ -8,7 +8,7 @@ use crate::{
     run::{Buffers, Step},
 };
 use binder_raw::binder::{MIB, PAGE};
-use std::{iter, mem};
+use std::{collections::BTreeMap, iter, mem};
 
 /// Who has no area, or has unmapped a part of it, or was without one for a time: what failed then may
 /// be told later. How much of each is used for buffers. And what each replied last, with our driver and with the
@@ -429,6 +429,166 @@ pub fn explain(peer: &str, areas: &Areas, our: &Step, their: &Step) -> Verdict {
     }
 }
 
+/// A line of our driver's files that no other driver has. It comes after all those that the C driver has.
+pub struct Own {
+    pub file: &'static str,
+    pub begin: &'static str,
+    pub name: &'static str,
+}
+
+pub const ONLY_OURS: &[Own] = &[Own {
+    file: "stats",
+    begin: "  outstanding transactions: ",
+    name: "outstanding transactions",
+}];
+
+/// What a program has done that may show in what the drivers say in their files.
+#[derive(Default)]
+pub struct Done {
+    /// Whether buffers of each did not lie where the other driver has put them.
+    moved: [bool; PARTIES],
+    /// Whether pages were reclaimed.
+    scanned: bool,
+    /// How often more our driver has given each a code than the other has: the process that is there now, and all.
+    codes: [BTreeMap<String, i64>; PARTIES],
+    all_codes: BTreeMap<String, i64>,
+}
+
+impl Done {
+    /// Takes note of what an operation did.
+    pub fn follow(&mut self, our: &Step, their: &Step) {
+        let by = our.op.by;
+        match our.op.action {
+            Action::Scan { .. } => self.scanned = true,
+            Action::Die { .. } => {
+                self.moved[by] = false;
+                self.codes[by].clear();
+            }
+            _ => {}
+        }
+        for (party, (ours, theirs)) in iter::zip(&our.buffers, &their.buffers).enumerate() {
+            self.note_places(party, ours == theirs);
+        }
+        for (step, more) in [(our, 1), (their, -1)] {
+            let codes = step.said.iter().filter(|line| line.starts_with("BR_"));
+            for code in codes.filter_map(|line| line.split(' ').next()) {
+                for codes in [&mut self.codes[by], &mut self.all_codes] {
+                    *codes.entry(code.into()).or_default() += more;
+                }
+            }
+        }
+    }
+
+    pub fn note_places(&mut self, party: usize, same: bool) {
+        self.moved[party] |= !same;
+    }
+
+    /// How often more our driver has given a code to a process, or to all.
+    fn more(&self, party: Option<usize>, code: &str) -> i64 {
+        let codes = party.map_or(&self.all_codes, |party| &self.codes[party]);
+        codes.get(code).copied().unwrap_or(0)
+    }
+}
+
+/// Why processes come in another order, if all are there.
+pub fn explain_order(ours: &[&str], theirs: &[&str]) -> Option<&'static str> {
+    let sorted = |names: &[&str]| {
+        let mut names: Vec<_> = names.iter().map(|name| name.to_string()).collect();
+        names.sort();
+        names
+    };
+    (sorted(ours) == sorted(theirs)).then_some("order of processes")
+}
+
+/// The numbers of pages in use, idle and absent, if a line has them.
+fn pages(line: &str) -> Option<[usize; 3]> {
+    let numbers = line.strip_prefix("  pages: ")?.split(':');
+    let numbers: Option<Vec<_>> = numbers.map(|number| number.parse().ok()).collect();
+    numbers?.try_into().ok()
+}
+
+/// A line "NAME: NUMBER".
+fn counter(line: &str) -> Option<(&str, i64)> {
+    let (name, number) = line.trim_start().split_once(": ")?;
+    Some((name, number.parse().ok()?))
+}
+
+/// Whether a line says how many objects of a kind there are and were.
+fn counts_objects(line: &str) -> bool {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let numbers = [2, 4].map(|at| words.get(at).and_then(|word| word.parse::<i64>().ok()));
+    words.len() == 5
+        && words[0].ends_with(':')
+        && (words[1], words[3]) == ("active", "total")
+        && numbers.iter().all(Option::is_some)
+}
+
+/// Whether a line is about a node, and names the same processes that have references in any order.
+fn differ_in_order(ours: &str, theirs: &str) -> bool {
+    let parts = |line: &str| {
+        let (node, processes) = line.split_once(" proc ")?;
+        let mut processes: Vec<_> = processes.split(' ').map(String::from).collect();
+        processes.sort();
+        Some((node.to_string(), processes))
+    };
+    ours.starts_with("  node ") && parts(ours).is_some() && parts(ours) == parts(theirs)
+}
+
+/// Why a line of a file differs, if there is a reason. `place` is the file, and the process that the line is about.
+pub fn explain_text(
+    peer: &str,
+    done: &Done,
+    place: (&str, Option<usize>),
+    ours: Option<&str>,
+    theirs: Option<&str>,
+) -> Option<&'static str> {
+    let (file, party) = place;
+    if file == "stats" {
+        // Only the codes that the process has been seen to get may be counted another time.
+        let counters = [ours, theirs].map(|line| line.and_then(counter));
+        let name = counters.iter().flatten().map(|(name, _)| *name).next();
+        if let Some(code) = name.filter(|name| name.starts_with("BR_")) {
+            let [our, their] = counters.map(|counter| counter.map_or(0, |(_, number)| number));
+            let more = done.more(party, code);
+            return (more != 0 && our - their == more).then_some("counts of other answers");
+        }
+    }
+    match (ours, theirs) {
+        (None, Some(their)) if peer == C && file == "stats" && counts_objects(their) => {
+            Some("counts of objects")
+        }
+        (Some(our), Some(their)) if differ_in_order(our, their) => Some("order of references"),
+        (Some(our), Some(their)) => {
+            let moved = party.is_some_and(|party| done.moved[party]);
+            if let (Some(our), Some(their)) = (pages(our), pages(their)) {
+                let sum = |pages: [usize; 3]| pages.iter().sum::<usize>();
+                return match sum(our) == sum(their) {
+                    true if moved => Some("place of buffers"),
+                    true if done.scanned && our[0] == their[0] => Some("what a scan reclaims"),
+                    _ => None,
+                };
+            }
+            let watermark = |line: &str| line.starts_with("  pages high watermark: ");
+            let is_place = moved && watermark(our) && watermark(their);
+            match is_place {
+                true => Some("place of buffers"),
+                false if peer == RUST => other_words(our, their),
+                false => None,
+            }
+        }
+        _ if peer == RUST => Some("words of the files"),
+        _ => None,
+    }
+}
+
+/// Upstream's Rust driver has other words for most, but a number that has a name in both has to be the same.
+fn other_words(ours: &str, theirs: &str) -> Option<&'static str> {
+    match (counter(ours), counter(theirs)) {
+        (Some((our, _)), Some((their, _))) if our == their => None,
+        _ => Some("words of the files"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -453,6 +613,7 @@ mod tests {
             op: op.clone(),
             said: said.iter().map(|line| line.to_string()).collect(),
             buffers: vec![buffers, Buffers::new(), Buffers::new()],
+            look: None,
         }
     }
 

@@ -6,9 +6,12 @@ mod compare;
 mod cover;
 mod differences;
 mod fuzz;
+mod lines;
+mod logs;
 mod party;
 mod program;
 mod run;
+mod texts;
 
 use binder_raw::{
     check, note,

@@ -20,10 +20,11 @@ use rustix::{
     ioctl::{ioctl, opcode, Setter, Updater},
     mm::{munmap, ProtFlags},
 };
+use serde::{Deserialize, Serialize};
 use std::{
     ffi::c_void,
     fmt::Display,
-    fs,
+    fs, mem,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
@@ -41,6 +42,14 @@ const FILE: &str = "/dev/null";
 struct Held {
     addr: usize,
     len: usize,
+}
+
+/// What came of an operation.
+#[derive(Serialize, Deserialize)]
+pub struct Answer {
+    pub said: Vec<String>,
+    /// Where the buffers begin that it holds now, from the begin of its area.
+    pub held: Vec<usize>,
 }
 
 struct Party {
@@ -114,13 +123,25 @@ pub fn run(
     // The link is closed when the process is to die.
     while let Ok(number) = link.recv() {
         party.perform(&program[number as usize].action)?;
-        link.say(&serde_json::to_string(&party.said)?)?;
-        party.said.clear();
+        link.say(&serde_json::to_string(&party.answer())?)?;
     }
     Ok(())
 }
 
 impl Party {
+    /// What this operation gave, and what the process has now.
+    fn answer(&mut self) -> Answer {
+        let base = self.binder.map.as_ref().map_or(0, |map| map.addr);
+        Answer {
+            said: mem::take(&mut self.said),
+            held: self
+                .held
+                .iter()
+                .map(|held| held.addr.wrapping_sub(base))
+                .collect(),
+        }
+    }
+
     fn say(&mut self, words: impl Into<String>) {
         self.said.push(words.into());
     }

@@ -4,7 +4,8 @@
 
 use crate::{
     cover::Places,
-    party,
+    logs::{self, Look},
+    party::{self, Answer},
     program::{Action, Op, PARTIES},
 };
 use binder_raw::{
@@ -32,12 +33,18 @@ pub struct Step {
     /// What lies in the area of each process after a transaction or a reply, by the driver's own log.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub buffers: Vec<Buffers>,
+    /// What the driver's files say afterwards, if it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub look: Option<Look>,
 }
 
 /// A program, and what came of it.
 #[derive(Serialize, Deserialize)]
 pub struct Transcript {
     pub name: String,
+    /// What `stats` said when it began.
+    #[serde(default)]
+    pub start: String,
     pub steps: Vec<Step>,
 }
 
@@ -107,6 +114,14 @@ fn buffers(pids: &[u32]) -> Outcome<Vec<Buffers>> {
     Ok(pids.iter().map(|pid| of(*pid).collect()).collect())
 }
 
+/// Whether to look at the driver's files after an operation: after each of a short program, and at the end.
+fn is_looked_at(number: usize, operations: usize) -> bool {
+    operations <= SHORT || number % EVERY == EVERY - 1 || number + 1 == operations
+}
+
+const SHORT: usize = 100;
+const EVERY: usize = 16;
+
 fn pid(peer: &Peer) -> u32 {
     peer.pid().as_raw_nonzero().get() as u32
 }
@@ -131,6 +146,9 @@ pub fn run(name: &str, program: &[Op], mut seen: Option<&mut HashSet<u64>>) -> O
     let mut parties = (0..PARTIES)
         .map(|by| start(by, None))
         .collect::<Outcome<Vec<_>>>()?;
+    let mut pids: Vec<_> = parties.iter().map(|(party, _)| vec![pid(party)]).collect();
+    let mut held = vec![Vec::new(); PARTIES];
+    let begin = logs::start()?;
     let mut steps = Vec::new();
     for (number, op) in program.iter().enumerate() {
         let (party, places) = &mut parties[op.by];
@@ -138,18 +156,22 @@ pub fn run(name: &str, program: &[Op], mut seen: Option<&mut HashSet<u64>>) -> O
             Action::Die { len } => {
                 end(party)?;
                 parties[op.by] = start(op.by, Some(len))?;
+                pids[op.by].push(pid(&parties[op.by].0));
+                held[op.by].clear();
                 Vec::new()
             }
             _ => {
                 party.link.send(number as u64)?;
-                let said = party
+                let answer = party
                     .link
                     .hear()
                     .context(&format!("{name}, operation {number}: {op:?}"))?;
                 if let (Some(places), Some(seen)) = (places, &mut seen) {
                     places.collect(seen);
                 }
-                serde_json::from_str(&said)?
+                let answer: Answer = serde_json::from_str(&answer)?;
+                held[op.by] = answer.held;
+                answer.said
             }
         };
         let buffers = match op.action {
@@ -159,10 +181,15 @@ pub fn run(name: &str, program: &[Op], mut seen: Option<&mut HashSet<u64>>) -> O
             }
             _ => Vec::new(),
         };
+        let look = match is_looked_at(number, program.len()) {
+            true => Some(Look::take(&pids, &held)?),
+            false => None,
+        };
         steps.push(Step {
             op: op.clone(),
             said,
             buffers,
+            look,
         });
     }
     for (mut party, _) in parties {
@@ -170,6 +197,7 @@ pub fn run(name: &str, program: &[Op], mut seen: Option<&mut HashSet<u64>>) -> O
     }
     Ok(Transcript {
         name: name.into(),
+        start: begin,
         steps,
     })
 }
