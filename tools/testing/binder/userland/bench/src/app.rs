@@ -13,7 +13,8 @@ use binder_raw::{
 };
 use std::{
     fs::{self, File},
-    os::unix::fs::FileExt,
+    io::Write,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
 };
@@ -125,8 +126,23 @@ impl Group {
         &self.0
     }
 
+    /// Sets a limit. If more is in use, nothing is reclaimed, and nobody killed, for that.
+    pub fn set(&self, file: &str, value: &str) -> Outcome {
+        let mut options = File::options();
+        let options = options.write(true).custom_flags(libc::O_NONBLOCK);
+        let file = options.open(self.0.join(file)).context(file)?;
+        Ok((&file).write_all(value.as_bytes())?)
+    }
+
+    /// Has the CPUs give back what they have charged to it in advance.
+    pub fn drain(&self) -> Outcome {
+        let file = self.0.join("memory.high");
+        fs::write(&file, "0").context("memory.high")?;
+        fs::write(&file, "max").context("memory.high")
+    }
+
     /// Puts this process into it.
-    fn enter(&self) -> Outcome {
+    pub fn enter(&self) -> Outcome {
         fs::write(self.0.join("cgroup.procs"), "0").context("cgroup.procs")
     }
 }

@@ -77,6 +77,9 @@ const GOALS: &[Goal] = &[
         Peer::Better,
     ),
     goal("metadata: ", "", 1.0, Peer::Better),
+    goal("squeezed receiver: ", ": arrive", 1.0, Peer::C),
+    // A millisecond, where the better one takes half a second.
+    goal("reading state: ", ": send: worst", 0.002, Peer::Better),
 ];
 
 /// Where a figure comes from.

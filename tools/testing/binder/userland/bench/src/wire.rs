@@ -134,6 +134,18 @@ impl Wire {
         }
     }
 
+    /// The same, and keeps what it is sent.
+    pub fn keep(&mut self) -> Outcome {
+        let mut commands = Commands::default();
+        loop {
+            let call = self.talk(&commands, BR_TRANSACTION)?;
+            commands.clear();
+            if call.flags & TF_ONE_WAY == 0 {
+                commands.reply(&[]);
+            }
+        }
+    }
+
     fn new(binder: Binder) -> Self {
         Wire {
             binder: Arc::new(binder),

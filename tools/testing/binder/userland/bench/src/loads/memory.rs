@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel memory that stands behind a mapping, its buffers' pages themselves apart.
+//! The kernel memory that stands behind a mapping and behind each buffer, the pages of the buffers themselves apart.
 
 use crate::{
-    app::MAPPING,
+    app::{Group, MAPPING},
     record::Figure,
     sender::Sender,
-    wire::{Commands, Wire},
+    wire::{Commands, Pair, Wire},
     Plan,
 };
 use binder_raw::{
@@ -54,7 +54,72 @@ pub fn run(_: &Plan, figures: &mut Vec<Figure>) -> Outcome {
             PROCESSES as u64,
         ));
     }
+    for count in [1000, 16384] {
+        for (what, is_call) in [("kept", true), ("queued", false)] {
+            let Memory { all, uncharged } = buffers(count, is_call)?;
+            for (part, bytes) in [("all", Some(all)), ("charged to nobody", uncharged)] {
+                let Some(bytes) = bytes else {
+                    continue;
+                };
+                figures.push(Figure::new(
+                    format!("metadata: an empty buffer {what}, of {count}: {part}"),
+                    "bytes",
+                    vec![bytes.max(0) as u64],
+                    count as u64,
+                ));
+            }
+        }
+    }
     Ok(())
+}
+
+/// Bytes that some buffers cost.
+struct Memory {
+    all: i64,
+    /// Those of them that no cgroup is charged for, where that can be known.
+    uncharged: Option<i64>,
+}
+
+/// What as many empty buffers cost whose pages are there before: calls that were answered and not freed, or oneway
+/// transactions that nobody has received yet. This process is the receiver, and would be charged.
+fn buffers(count: usize, is_call: bool) -> Outcome<Memory> {
+    let mut pair = Pair::new("bench-buffers", MAPPING)?;
+    // The lower half of the area, which has space for more than there will be.
+    let buffer = pair.leave(MAPPING / 2)?;
+    pair.free(buffer)?;
+    let (used_before, charged_before) = (settled()?, charged()?);
+    for _ in 0..count {
+        match is_call {
+            true => drop(pair.leave(0)?),
+            false => drop(pair.send(0)?),
+        }
+    }
+    let all = settled()? - used_before;
+    let uncharged = match (charged_before, charged()?) {
+        (Some(before), Some(after)) => Some(all - (after - before)),
+        _ => None,
+    };
+    Ok(Memory { all, uncharged })
+}
+
+/// Bytes of kernel memory that the cgroup of this process is charged for, if it is in one.
+fn charged() -> Outcome<Option<i64>> {
+    let groups = fs::read_to_string("/proc/self/cgroup")?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let Some(group) = group.filter(|group| !group.is_empty()) else {
+        return Ok(None);
+    };
+    let path = Group::root().join(group).join("memory.stat");
+    let Ok(text) = fs::read_to_string(path) else {
+        return Ok(None);
+    };
+    Ok(kernel_memory(&text))
+}
+
+/// What memory.stat says of kernel memory.
+fn kernel_memory(text: &str) -> Option<i64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("kernel "));
+    line.and_then(|bytes| bytes.parse().ok())
 }
 
 /// Bytes that all the mappings cost, with as many bytes at the start of each in idle pages. If these are more than
@@ -157,5 +222,20 @@ impl Slab {
             objects: number(1)? * number(3)?,
             pages: number(14)? * number(5)? * PAGE as i64,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_kernel_says() {
+        let line = "kmalloc-512 620 640 512 8 1 : tunables 0 0 0 : slabdata 80 80 0";
+        let slab = Slab::parse(line).unwrap();
+        assert_eq!((slab.objects, slab.pages), (620 * 512, 80 * 4096));
+        let text = "anon 4096\nkernel_stack 16384\nkernel 77824\nslab 8192\n";
+        assert_eq!(kernel_memory(text), Some(77824));
+        assert_eq!(kernel_memory("anon 4096\n"), None);
     }
 }
