@@ -212,6 +212,10 @@ impl Buffer {
     }
 }
 
+// What each buffer takes besides its bytes, with the two words of its slot. It is senders who decide how
+// many there are.
+const _: () = assert!(size_of::<ranges::Range>() + size_of::<slots::Data<AllocationInfo>>() <= 80);
+
 /// What a buffer is wanted for.
 #[derive(Clone, Copy)]
 pub(crate) struct Request {
@@ -644,7 +648,7 @@ impl BufferAllocator {
     ///
     /// - `ESRCH`: the process is gone.
     /// - Those of `alloc`, and `ENOMEM`.
-    fn charged<T>(&self, alloc: impl FnMut(Flags) -> Result<T>) -> Result<T> {
+    pub(crate) fn charged<T>(&self, alloc: impl FnMut(Flags) -> Result<T>) -> Result<T> {
         // As in `Area::install`.
         let mm = MmWithUser::into_mmput_async(self.area.mm.mmget_not_zero().ok_or(ESRCH)?);
         charged(MemCgroup::from_mm(&mm).as_deref(), alloc)
