@@ -239,28 +239,30 @@ impl Area {
         // Of several threads, one has brought the page.
         drop(spare);
 
-        for (index, is_new, page) in todo.into_iter().flatten() {
-            if first != Some(index) {
-                trace::trace_alloc_page_start(self.pid, index);
+        for (index, _, page) in todo.iter().flatten() {
+            if first != Some(*index) {
+                trace::trace_alloc_page_start(self.pid, *index);
             }
-            let page = slice::from_ref(&page);
-            match window.insert(mm, &self, index, BorrowedPage::as_pages(page)) {
+            let page = slice::from_ref(page);
+            match window.insert(mm, &self, *index, BorrowedPage::as_pages(page)) {
                 // Another thread may have been faster to map it.
                 Ok(()) | Err(EBUSY) => {}
                 Err(err) => return Err(err),
             }
             if let Some(mapped) = self.state.lock().mapped.as_mut() {
-                mapped.pages.installed(index);
+                mapped.pages.installed(*index);
             }
-            if is_new {
-                trace::trace_install_pages(self.pid, &(index..index + 1));
-            }
-            if first != Some(index) {
-                trace::trace_alloc_page_end(self.pid, index, 0..0);
+            if first != Some(*index) {
+                trace::trace_alloc_page_end(self.pid, *index, 0..0);
             }
         }
         if let Some(first) = first {
             trace::trace_alloc_page_end(self.pid, first, 0..0);
+        }
+        for (index, is_new, _) in todo.iter().flatten() {
+            if *is_new {
+                trace::trace_install_pages(self.pid, &(*index..index + 1));
+            }
         }
         Ok(())
     }
