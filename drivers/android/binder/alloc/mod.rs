@@ -49,8 +49,6 @@ use kernel::{
     new_spinlock,
     page::{BorrowedPage, Page, PageBatch, PAGE_SHIFT, PAGE_SIZE},
     prelude::*,
-    seq_file::SeqFile,
-    seq_print,
     sync::{
         aref::ARef,
         lock::spinlock::SpinLockGuard,
@@ -68,6 +66,7 @@ use crate::{allocation::AllocationInfo, trace};
 
 #[cfg(CONFIG_ANDROID_BINDER_RUST_KUNIT_TEST)]
 pub(crate) mod cases;
+mod debug;
 mod install;
 mod messages;
 mod oneway;
@@ -932,59 +931,6 @@ impl BufferAllocator {
     /// Writes zeroes to all of `buffer`.
     pub(crate) fn fill_zero(&self, buffer: &Buffer) -> Result {
         self.zero(buffer, 0, buffer.size())
-    }
-}
-
-/// The debug files.
-impl BufferAllocator {
-    /// Prints the buffers.
-    pub(crate) fn debug_print(&self, m: &SeqFile) {
-        let state = self.area.state.lock();
-        let Some(mapped) = &state.mapped else {
-            return;
-        };
-        for buffer in mapped.ranges.iter() {
-            seq_print!(
-                m,
-                "  buffer {}: {} size {} pid {}",
-                buffer.meta.debug_id,
-                buffer.offset,
-                buffer.size,
-                buffer.meta.pid,
-            );
-            if buffer.meta.is_oneway {
-                seq_print!(m, " oneway");
-            }
-            seq_print!(
-                m,
-                "{}",
-                if buffer.is_allocated {
-                    " allocated\n"
-                } else {
-                    " reserved\n"
-                }
-            );
-        }
-    }
-
-    /// Prints how much of the area is in use for what.
-    pub(crate) fn debug_print_stats(&self, m: &SeqFile) {
-        let state = self.area.state.lock();
-        let Some(mapped) = &state.mapped else {
-            return;
-        };
-        let free = mapped.oneway.free_space();
-        let counts = mapped.pages.counts();
-        seq_print!(m, "  free oneway space: {free}\n");
-        seq_print!(m, "  buffers: {}\n", mapped.ranges.count());
-        seq_print!(
-            m,
-            "  pages: {}:{}:{}\n",
-            counts.in_use,
-            counts.idle,
-            counts.absent
-        );
-        seq_print!(m, "  pages high watermark: {}\n", mapped.pages.high());
     }
 }
 

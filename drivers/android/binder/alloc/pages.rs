@@ -857,13 +857,14 @@ impl PageTable {
 
     pub(super) fn counts(&self) -> Counts {
         let mut counts = Counts::default();
-        for index in 0..self.pages {
-            match self.state(index) {
+        for (_, slot) in self.slots(0..self.pages) {
+            match slot.state() {
                 State::InUse | State::Filling | State::Installing => counts.in_use += 1,
                 State::Idle => counts.idle += 1,
-                _ => counts.absent += 1,
+                State::Absent | State::Isolated => {}
             }
         }
+        counts.absent = self.pages - counts.in_use - counts.idle;
         counts
     }
 

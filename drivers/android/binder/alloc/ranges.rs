@@ -25,7 +25,6 @@
 
 use core::{
     cell::Cell,
-    iter,
     ops::{
         ControlFlow,
         Range as IndexRange, //
@@ -599,9 +598,10 @@ impl<T> Ranges<T> {
     }
 
     /// The buffers in address order.
+    #[cfg(CONFIG_ANDROID_BINDER_RUST_KUNIT_TEST)]
     pub(super) fn iter(&self) -> impl Iterator<Item = Buffer> + '_ {
         let first = self.first.get();
-        iter::successors((first != NONE).then_some(first), |&index| {
+        core::iter::successors((first != NONE).then_some(first), |&index| {
             let next = self.slots[index].next.get();
             (next != NONE).then_some(next)
         })
@@ -613,6 +613,57 @@ impl<T> Ranges<T> {
             meta: range.meta(),
             is_allocated: self.slots.is_left(index),
         })
+    }
+
+    /// The next buffers in address order, from byte `from` on, which is where to go on after that.
+    ///
+    /// Each call looks at a bounded number of ranges, and each buffer that is there from the first call
+    /// to the last is found once. There may be fewer than `N`, or none, before the end.
+    pub(super) fn next_buffers<const N: usize>(
+        &self,
+        from: &mut Option<usize>,
+    ) -> [Option<Buffer>; N] {
+        let mut batch = [const { None }; N];
+        let mut places = batch.iter_mut();
+        let Some(start) = from.take().filter(|&start| start < self.size()) else {
+            return batch;
+        };
+        let mut next = if start == 0 {
+            self.slots.try_get(self.first.get())
+        } else {
+            // The buffer that was to come next begins here. If it has gone, the next one that can be
+            // found is behind it.
+            let mut at = start..self.size().min(start + LOOK as usize * ALIGN);
+            let found = at
+                .by_ref()
+                .step_by(ALIGN)
+                .find_map(|offset| self.slots.find(offset as u32));
+            if found.is_none() && start + LOOK as usize * ALIGN < self.size() {
+                *from = Some(start + LOOK as usize * ALIGN);
+            }
+            found
+        };
+        while let Some(range) = next {
+            if !range.is_free() {
+                let Some(place) = places.next() else {
+                    *from = Some(range.offset.get() as usize);
+                    break;
+                };
+                *place = Some(Buffer {
+                    offset: range.offset.get() as usize,
+                    size: range.size.get() as usize,
+                    meta: range.meta(),
+                    is_allocated: self.slots.is_left(range.index()),
+                });
+            }
+            next = self.slots.try_get(range.next.get());
+        }
+        batch
+    }
+
+    /// The debug id of the buffer that begins at `offset`.
+    pub(super) fn debug_id_at(&self, offset: usize) -> Option<u32> {
+        Some(self.slots.find(u32::try_from(offset).ok()?)?.debug_id())
     }
 
     /// The buffer that has this name, if there is one.
@@ -1110,6 +1161,58 @@ mod tests {
             self.0 ^= self.0 << 17;
             (self.0 >> 16) as usize % n
         }
+    }
+
+    /// The offsets of all buffers, a few at a time; `f` is called in between.
+    fn offsets(
+        ranges: &mut Ranges<()>,
+        mut f: impl FnMut(&mut Ranges<()>, usize) -> Result,
+    ) -> Result<KVec<usize>> {
+        let mut offsets = KVec::new();
+        let mut from = Some(0);
+        while from.is_some() {
+            for buffer in ranges.next_buffers::<3>(&mut from).iter().flatten() {
+                offsets.push(buffer.offset, GFP_KERNEL)?;
+            }
+            f(ranges, from.unwrap_or(0))?;
+        }
+        Ok(offsets)
+    }
+
+    #[test]
+    fn are_listed_a_few_at_a_time() -> Result {
+        const COUNT: usize = 3000;
+        let mut ranges = Ranges::<()>::new(16 * PAGE_SIZE);
+        assert!(offsets(&mut ranges, |_, _| Ok(()))?.is_empty());
+        for _ in 0..COUNT {
+            let buffer = reserve(&mut ranges, UNIT, Meta::default())?;
+            commit(&mut ranges, buffer);
+        }
+        let all = offsets(&mut ranges, |_, _| Ok(()))?;
+        assert_eq!(all.len(), COUNT);
+        assert!(all.iter().enumerate().all(|(i, &at)| at == i * UNIT));
+
+        // The one that comes next goes meanwhile, and once many at a time.
+        let mut calls = 0;
+        let some = offsets(&mut ranges, |ranges, next| {
+            calls += 1;
+            let gone = if calls == 100 { COUNT / 3 } else { 1 };
+            for at in (next..next + gone * UNIT).step_by(UNIT) {
+                if let Ok(buffer) = ranges.existing(at) {
+                    // SAFETY: The data is that of the buffer.
+                    unsafe { ranges.release(buffer.id, buffer.data)? };
+                }
+            }
+            Ok(())
+        })?;
+        assert!(some.windows(2).all(|pair| pair[0] < pair[1]));
+        // What is there in the end was there all the time.
+        let mut found = some.iter();
+        assert!(ranges
+            .iter()
+            .all(|buffer| found.any(|&at| at == buffer.offset)));
+        assert!(ranges.count() > COUNT / 3 && ranges.count() < COUNT);
+        Ok(())
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #[path = "../../../../../drivers/android/binder/alloc/oneway.rs"]
 mod oneway;
 #[path = "../../../../../drivers/android/binder/alloc/ranges.rs"]
+#[allow(dead_code)] // The debug files aren't here.
 mod ranges;
 #[path = "../../../../../drivers/android/binder/alloc/slots.rs"]
 mod slots;

@@ -13,7 +13,10 @@ use kernel::{
         STALE, //
     },
     prelude::*,
-    seq_file::SeqFile,
+    seq_file::{
+        seq_print,
+        SeqFile, //
+    },
     shrinker::ShrinkControl,
     sync::{
         aref::ARef,
@@ -245,8 +248,9 @@ impl Process {
     /// What the debug files say.
     pub fn debug(&self) -> String {
         let file = SeqFile::default();
-        self.alloc.debug_print(&file);
-        self.alloc.debug_print_stats(&file);
+        self.alloc.debug_print(|| &file, &[]);
+        let usage = self.alloc.usage();
+        seq_print!(file, "{} buffers, {:?}", usage.buffers, usage.pages);
         file.0.into_inner()
     }
 

@@ -8,6 +8,12 @@ use std::cell::RefCell;
 #[derive(Default)]
 pub struct SeqFile(pub RefCell<String>);
 
+impl SeqFile {
+    pub fn has_overflowed(&self) -> bool {
+        false
+    }
+}
+
 /// Prints to a [`SeqFile`].
 #[macro_export]
 macro_rules! seq_print {
