@@ -211,7 +211,11 @@ fn logged(dev: &Device, log: &str, starts: &[&str]) -> Vec<String> {
 
 /// What the driver's statistics say about buffers and pages of the device's processes.
 pub fn stats(dev: &Device) -> Vec<String> {
-    logged(dev, "stats", &["  free oneway", "  buffers:", "  pages:"])
+    logged(
+        dev,
+        "stats",
+        &["  free async", "  free oneway", "  buffers:", "  pages:"],
+    )
 }
 
 /// How many processes the driver knows that have the device open.

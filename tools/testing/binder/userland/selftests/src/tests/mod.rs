@@ -12,6 +12,7 @@ mod free;
 mod freeze;
 mod isolation;
 mod limits;
+mod logs;
 pub mod mapping;
 mod memcg;
 mod messages;
@@ -46,6 +47,7 @@ pub const BINDER: Suite = &[
     secctx::TESTS,
     death::TESTS,
     accounting::TESTS,
+    logs::TESTS,
     reclaim::TESTS,
     memcg::TESTS,
     limits::TESTS,
