@@ -41,13 +41,20 @@ impl BufferAllocator {
         if let Some(mapped) = &state.mapped {
             for n in 0..Pages::BITS {
                 match mapped.pages.state(n as usize) {
-                    State::InUse | State::Filling => in_use |= 1 << n,
+                    State::InUse | State::Filling | State::Installing => in_use |= 1 << n,
                     State::Idle => idle |= 1 << n,
                     _ => {}
                 }
             }
         }
         (in_use, idle)
+    }
+
+    /// Whether neither its ranges nor its page table have memory.
+    pub(crate) fn is_bare(&self) -> bool {
+        let state = self.area.state.lock();
+        let mapped = state.mapped.as_ref();
+        mapped.is_none_or(|mapped| mapped.ranges.is_bare() && mapped.pages.is_bare())
     }
 }
 

@@ -868,6 +868,12 @@ impl PageTable {
         counts
     }
 
+    /// Whether it has no memory.
+    #[cfg(CONFIG_ANDROID_BINDER_RUST_KUNIT_TEST)]
+    pub(super) fn is_bare(&self) -> bool {
+        self.used == 0 && self.chunks.capacity() == 0
+    }
+
     pub(super) fn high(&self) -> usize {
         self.high
     }

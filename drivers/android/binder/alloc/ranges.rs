@@ -319,6 +319,12 @@ impl<T> Ranges<T> {
         self.size as usize
     }
 
+    /// Whether there is no memory for ranges.
+    #[cfg(CONFIG_ANDROID_BINDER_RUST_KUNIT_TEST)]
+    pub(super) fn is_bare(&self) -> bool {
+        self.slots.is_new()
+    }
+
     /// The number of buffers.
     pub(super) fn count(&self) -> usize {
         self.count as usize

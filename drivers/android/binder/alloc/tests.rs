@@ -440,6 +440,8 @@ mod suite {
         let (freed, scanned) = fixture.scan(PAGES, None);
         assert!(freed == Some(PAGES));
         assert!(scanned == PAGES);
+        // The memory for management has gone along with the pages.
+        assert!(fixture.alloc.is_bare());
         Ok(())
     }
 

@@ -240,6 +240,11 @@ impl Process {
         self.alloc.page_sets()
     }
 
+    /// Whether nothing is allocated for management.
+    pub fn is_bare(&self) -> bool {
+        self.alloc.is_bare()
+    }
+
     /// How many pages the process has.
     pub fn charged(&self) -> usize {
         self.mm.memcg().charged()

@@ -307,3 +307,28 @@ fn a_killed_sender_does_not_wait_for_reclaim() {
     process.release(buffer);
     Arc::into_inner(process).unwrap().finish().check();
 }
+
+/// The memory for management goes with the pages: an idle process whose pages have been reclaimed has none.
+#[test]
+fn reclaim_gives_back_all_memory() {
+    let lru = Lru::new();
+    let process = Process::new(&lru, 60, true);
+    assert!(process.is_bare());
+    let (first, second) = (process.reserve(50 * PAGE_SIZE), process.reserve(8));
+    process.release(first.unwrap());
+    assert_eq!(lru.scan(usize::MAX).0, Some(50));
+    // There is a page, and a buffer on it.
+    assert!(!process.is_bare());
+    process.release(second.unwrap());
+    assert!(!process.is_bare());
+    assert_eq!(lru.scan(usize::MAX).0, Some(1));
+    assert!(process.is_bare());
+    // It can be had again, and goes again when it was in vain.
+    fail_after(8);
+    assert_eq!(process.reserve(50 * PAGE_SIZE).err(), Some(ENOMEM));
+    fail_after(usize::MAX);
+    let buffer = process.reserve(50 * PAGE_SIZE).unwrap();
+    process.touch(&buffer, 1);
+    process.release(buffer);
+    process.finish().check();
+}
