@@ -2,8 +2,8 @@
 
 //! What the debug files say of buffers and pages.
 //!
-//! Nothing is printed with the area's lock held, and the lock is taken for a few buffers at a time: a
-//! process may have hundreds of thousands of them, and senders need it.
+//! Nothing is printed with the area's lock held, and the lock is taken for a few buffers at a time:
+//! a process may have hundreds of thousands of them, and senders need it.
 
 use kernel::{
     seq_file::SeqFile,
@@ -53,8 +53,8 @@ impl BufferAllocator {
         (found == debug_id as u32).then_some(offset)
     }
 
-    /// Prints the buffers, by address, to what `out` gives. Those at the addresses `served` belong to
-    /// transactions that aren't over.
+    /// Prints the buffers, by address, to what `out` gives. Those at the addresses `served` belong
+    /// to transactions that aren't over.
     ///
     /// Buffers that come or go meanwhile may be missing, or not.
     pub(crate) fn debug_print<'a>(&self, out: impl Fn() -> &'a SeqFile, served: &[usize]) {

@@ -62,8 +62,8 @@ fn pages_flags() -> Flags {
 }
 
 /// Has `alloc` allocate memory for management that is charged to `memcg`, beyond its limits if need
-/// be, as pages are: with flags that let neither the charge nor the allocation wait. What the system
-/// lacks is waited for here, without a charge.
+/// be, as pages are: with flags that let neither the charge nor the allocation wait. What the
+/// system lacks is waited for here, without a charge.
 ///
 /// # Errors
 ///
@@ -185,8 +185,8 @@ impl Area {
 
     /// Brings the pages at the ends of `buffer`, which it doesn't cover, into use.
     ///
-    /// They may be needed for other buffers, too, at the same time. All find the same page then, and
-    /// each maps it, so that nobody waits for another thread, whatever its priority.
+    /// They may be needed for other buffers, too, at the same time. All find the same page then,
+    /// and each maps it, so that nobody waits for another thread, whatever its priority.
     fn install_ends(
         self: ArcBorrow<'_, Self>,
         mm: &MmWithUser,

@@ -211,8 +211,8 @@ impl Buffer {
     }
 }
 
-// What each buffer takes besides its bytes, with the two words of its slot. It is senders who decide how
-// many there are.
+// What each buffer takes besides its bytes, with the two words of its slot. It is senders who
+// decide how many there are.
 const _: () = assert!(size_of::<ranges::Range>() + size_of::<slots::Data<AllocationInfo>>() <= 80);
 
 /// What a buffer is wanted for.
@@ -476,8 +476,8 @@ impl BufferAllocator {
     ///
     /// - `ESRCH`: there is no mapping, or not any more.
     /// - `ENOSPC`: no free range is large enough, or the oneway space doesn't suffice.
-    /// - `ENOMEM`: the system has no memory. That of the process that has the area is charged beyond
-    ///   the limits of its memory cgroup if need be.
+    /// - `ENOMEM`: the system has no memory. That of the process that has the area is charged
+    ///   beyond the limits of its memory cgroup if need be.
     /// - `EINVAL`: the size overflows.
     /// - `EINTR`: the current thread has been killed.
     ///
@@ -605,8 +605,8 @@ impl BufferAllocator {
         Ok(())
     }
 
-    /// Takes in more memory for the data under the lock if that is what a buffer of `size` bytes lacks,
-    /// or says in the log that no memory would help.
+    /// Takes in more memory for the data under the lock if that is what a buffer of `size` bytes
+    /// lacks, or says in the log that no memory would help.
     ///
     /// # Errors
     ///
@@ -716,8 +716,8 @@ impl BufferAllocator {
         self.free(buffer, |_, _| ());
     }
 
-    /// Ends a buffer. `first` sees the page table, and the pages that no other buffer lies on, before
-    /// these become idle.
+    /// Ends a buffer. `first` sees the page table, and the pages that no other buffer lies on,
+    /// before these become idle.
     #[inline(always)]
     fn free(&self, buffer: Buffer, first: impl FnOnce(&mut PageTable, Range<usize>)) {
         let mut state = self.area.state.lock();

@@ -23,7 +23,7 @@
 //! | absent                 | filling    | a thread that reserves a buffer which covers the page  |
 //! | absent                 | installing | a thread that reserves another buffer, and has a page  |
 //! | installing             | in use     | any thread that has mapped the page for its buffer     |
-//! | installing             | absent     | the last thread with a buffer on it, as all have failed |
+//! | installing             | absent     | the last thread with a buffer on it, if all failed     |
 //! | filling                | in use     | who has the buffer, once it is written and mapped      |
 //! | filling                | absent     | who has the buffer, to release it instead              |
 //! | in use                 | idle       | the thread that releases the last buffer on the page   |
@@ -348,8 +348,8 @@ impl GrowRequest {
     }
 }
 
-/// Memory that a page table doesn't need any more: chunks without a page, for one group of adjoining
-/// pages at most, or the places for chunks.
+/// Memory that a page table doesn't need any more: chunks without a page, for one group of
+/// adjoining pages at most, or the places for chunks.
 #[must_use = "must be dropped outside the lock"]
 pub(super) struct Emptied {
     chunks: [Option<Pin<KBox<Chunk>>>; GROUP_CHUNKS],
@@ -523,8 +523,9 @@ impl PageTable {
                 }
                 let raw = slot.raw_page().ok_or(EFAULT)?;
                 // SAFETY: By the invariants of `Buffer`, all pages that it lies on stay in use, or
-                // are being filled or installed, while it exists. Only teardown takes such a page off its slot,
-                // which by the invariants of `BufferAllocator` finds no buffer any more.
+                // are being filled or installed, while it exists. Only teardown takes such a page
+                // off its slot, which by the invariants of `BufferAllocator` finds no buffer any
+                // more.
                 *place = Some(unsafe { BorrowedPage::from_raw(raw) });
             }
             index += slots.len();
@@ -693,8 +694,8 @@ impl PageTable {
         }
     }
 
-    /// Takes away the memory for the group of pages from `base` on, as far as no page is there or on
-    /// its way, and all memory of the table if that was the last.
+    /// Takes away the memory for the group of pages from `base` on, as far as no page is there or
+    /// on its way, and all memory of the table if that was the last.
     pub(super) fn trim(&mut self, base: usize) -> Emptied {
         let mut emptied = Emptied {
             chunks: [const { None }; GROUP_CHUNKS],

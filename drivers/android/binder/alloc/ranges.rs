@@ -623,8 +623,8 @@ impl<T> Ranges<T> {
 
     /// The next buffers in address order, from byte `from` on, which is where to go on after that.
     ///
-    /// Each call looks at a bounded number of ranges, and each buffer that is there from the first call
-    /// to the last is found once. There may be fewer than `N`, or none, before the end.
+    /// Each call looks at a bounded number of ranges, and each buffer that is there from the first
+    /// call to the last is found once. There may be fewer than `N`, or none, before the end.
     pub(super) fn next_buffers<const N: usize>(
         &self,
         from: &mut Option<usize>,
@@ -637,8 +637,8 @@ impl<T> Ranges<T> {
         let mut next = if start == 0 {
             self.slots.try_get(self.first.get())
         } else {
-            // The buffer that was to come next begins here. If it has gone, the next one that can be
-            // found is behind it.
+            // The buffer that was to come next begins here. If it has gone, the next one that can
+            // be found is behind it.
             let mut at = start..self.size().min(start + LOOK as usize * ALIGN);
             let found = at
                 .by_ref()

@@ -172,7 +172,8 @@ impl Area {
         };
         mapped.pages.removed(base, isolated);
         let emptied = mapped.pages.trim(base);
-        // The next transaction is spared the first ranges, unless it has to bring all the rest, too.
+        // The next transaction is spared the first ranges, unless it has to bring all the rest,
+        // too.
         let unused = emptied.is_all().then(|| mapped.trim());
         self.settle(state);
         // Without the lock.

@@ -11,9 +11,9 @@
 //! - whatever comes back from [`Slots::grow`] and [`Slots::vacate`] is dropped once the lock is.
 //!
 //! What is done under the lock takes a bounded time, also while growing: slots are added in blocks
-//! of a page at most, so that few are in vain, and no slot is copied. The hash table that finds a slot
-//! by its key grows along with the slots in use, by one bucket for each (linear hashing), so there
-//! is no moment at which all of it is hashed again.
+//! of a page at most, so that few are in vain, and no slot is copied. The hash table that finds a
+//! slot by its key grows along with the slots in use, by one bucket for each (linear hashing), so
+//! there is no moment at which all of it is hashed again.
 
 use core::{
     cell::{
@@ -77,8 +77,8 @@ pub(super) trait Keyed: Default {
     fn key(&self) -> u32;
 }
 
-/// A slot, what goes with it, and the head of a bucket. The last has no more in common with the others
-/// than its place.
+/// A slot, what goes with it, and the head of a bucket. The last has no more in common with the
+/// others than its place.
 struct Entry<S, D> {
     /// First slot in the bucket.
     bucket: Cell<u32>,
@@ -220,7 +220,8 @@ impl<S> Deref for Slot<'_, S> {
 ///
 /// # Invariants
 ///
-/// - The slots below `end` are taken or on the spare list. The blocks have a place for each of them.
+/// - The slots below `end` are taken or on the spare list. The blocks have a place for each of
+///   them.
 /// - There is a bucket for each of these slots. A linked slot is in the one bucket that
 ///   [`Slots::bucket`] tells for its key. All chains end with [`NONE`].
 /// - `mask` is one less than the least power of two that isn't below the number of buckets.
@@ -306,8 +307,8 @@ pub(super) enum Refused<S, D = ()> {
 impl<S: Keyed, D: Default> GrowRequest<S, D> {
     /// Allocates the missing memory. To be called with no lock held.
     ///
-    /// What takes more than a page is allocated as the system has it, whatever the flags: 8 bytes for
-    /// each page of slots.
+    /// What takes more than a page is allocated as the system has it, whatever the flags: 8 bytes
+    /// for each page of slots.
     ///
     /// # Errors
     ///
