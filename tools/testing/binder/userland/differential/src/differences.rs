@@ -534,6 +534,12 @@ fn differ_in_order(ours: &str, theirs: &str) -> bool {
     ours.starts_with("  node ") && parts(ours).is_some() && parts(ours) == parts(theirs)
 }
 
+/// Whether a line is about an error that a thread is still to be told.
+fn is_error(line: &str) -> bool {
+    let code = line.trim_start().strip_prefix("transaction error: ");
+    code.is_some_and(|code| code.parse::<u32>().is_ok())
+}
+
 /// Why a line of a file differs, if there is a reason. `place` is the file, and the process that the line is about.
 pub fn explain_text(
     peer: &str,
@@ -558,6 +564,7 @@ pub fn explain_text(
             Some("counts of objects")
         }
         (Some(our), Some(their)) if differ_in_order(our, their) => Some("order of references"),
+        (Some(our), Some(their)) if is_error(our) && is_error(their) => Some("error not read yet"),
         (Some(our), Some(their)) => {
             let moved = party.is_some_and(|party| done.moved[party]);
             if let (Some(our), Some(their)) = (pages(our), pages(their)) {

@@ -27,7 +27,11 @@ impl Difference {
             let about = line.as_deref().map(about);
             about.map_or("nothing".into(), String::from)
         };
-        let file = self.file.split(' ').next().unwrap_or_default();
+        // All others have the same lines on a process.
+        let file = match &*self.file {
+            "stats" => "stats",
+            _ => "state",
+        };
         (
             file.into(),
             format!("{} / {}", about(&self.ours), about(&self.theirs)),
@@ -457,6 +461,20 @@ BC_TRANSACTION: 99
         let other = "  BC_TRANSACTION: 3\n";
         let failed = format!("{other}  BR_FAILED_REPLY: 1\n");
         assert_eq!(reasons(other, &failed), [UNEXPECTED]);
+    }
+
+    #[test]
+    fn errors_that_nobody_has_read_are_compared_when_somebody_does() {
+        let [ours, theirs] = [29201, 29189].map(|code| {
+            let error = format!("need_return 0 tr 0\n    transaction error: {code}\n");
+            look(&changed(STATE, "need_return 0 tr 0\n", &error), STATS)
+        });
+        let differences = with(&mut Done::default(), "C", &ours, &theirs);
+        let reasons: Vec<_> = differences.iter().map(|other| other.reason).collect();
+        assert_eq!(reasons, [Some("error not read yet")]);
+        let differences = with(&mut Done::default(), "C", &ours, &look(STATE, STATS));
+        let reasons: Vec<_> = differences.iter().map(|other| other.reason).collect();
+        assert_eq!(reasons, [UNEXPECTED]);
     }
 
     #[test]
