@@ -32,6 +32,10 @@ const NOT_BINDER: &[&str] = &[
 const CACHES: &str = "/sys/kernel/slab";
 const SLABINFO: &str = "/proc/slabinfo";
 
+/// In steps, so that the CPU wakes up for work that can be put off.
+const STEP: Duration = Duration::from_millis(200);
+const STEPS: u32 = 15;
+
 pub fn run(_: &Plan, figures: &mut Vec<Figure>) -> Outcome {
     for path in [CACHES, SLABINFO] {
         if !Path::new(path).exists() {
@@ -80,22 +84,27 @@ struct Memory {
     uncharged: Option<i64>,
 }
 
-/// What as many empty buffers cost whose pages are there before: calls that were answered and not freed, or oneway
+/// What as many more empty buffers cost whose pages are there before: calls that were answered and not freed, or oneway
 /// transactions that nobody has received yet. This process is the receiver, and would be charged.
 fn buffers(count: usize, is_call: bool) -> Outcome<Memory> {
     let mut pair = Pair::new("bench-buffers", MAPPING)?;
     // The lower half of the area, which has space for more than there will be.
     let buffer = pair.leave(MAPPING / 2)?;
     pair.free(buffer)?;
-    let (used_before, charged_before) = (settled()?, charged()?);
-    for _ in 0..count {
-        match is_call {
-            true => drop(pair.leave(0)?),
-            false => drop(pair.send(0)?),
+    let mut add = |count| -> Outcome<(i64, Option<i64>)> {
+        for _ in 0..count {
+            match is_call {
+                true => drop(pair.leave(0)?),
+                false => drop(pair.send(0)?),
+            }
         }
-    }
-    let all = settled()? - used_before;
-    let uncharged = match (charged_before, charged()?) {
+        Ok((settled()?, charged()?))
+    };
+    // Not what the first ones bring that others need, too.
+    let (used_before, charged_before) = add(count / 10)?;
+    let (used_after, charged_after) = add(count)?;
+    let all = used_after - used_before;
+    let uncharged = match (charged_before, charged_after) {
         (Some(before), Some(after)) => Some(all - (after - before)),
         _ => None,
     };
@@ -110,6 +119,10 @@ fn charged() -> Outcome<Option<i64>> {
         return Ok(None);
     };
     let path = Group::root().join(group).join("memory.stat");
+    // What is charged on each CPU is summed up every two seconds, or when it is much.
+    for _ in 0..STEPS {
+        sleep(STEP);
+    }
     let Ok(text) = fs::read_to_string(path) else {
         return Ok(None);
     };
@@ -161,7 +174,7 @@ fn touched(bytes: usize) -> Outcome<i64> {
 fn settled() -> Outcome<i64> {
     let mut last = used()?;
     for _ in 0..20 {
-        sleep(Duration::from_millis(200));
+        sleep(STEP);
         let now = used()?;
         if now == last {
             break;
