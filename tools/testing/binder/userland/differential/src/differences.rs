@@ -540,6 +540,49 @@ fn is_error(line: &str) -> bool {
     code.is_some_and(|code| code.parse::<u32>().is_ok())
 }
 
+/// What of the C driver's lines this one hasn't, or has in another way.
+fn known_of_c(
+    file: &str,
+    party: Option<usize>,
+    ours: Option<&str>,
+    theirs: &str,
+) -> Option<&'static str> {
+    let Some(ours) = ours else {
+        let is_dead_node =
+            party.is_none() && (theirs == "dead nodes:" || theirs.starts_with("  node "));
+        return match file {
+            "state" if is_dead_node => Some("dead nodes"),
+            "stats" if theirs.trim_start().starts_with("BC_ATTEMPT_ACQUIRE: ") => {
+                Some("refused command")
+            }
+            _ => None,
+        };
+    };
+    // How many references of what kind there are comes behind the name of the node and what it has been told, and
+    // before the processes that have them.
+    let node = |line: &str| {
+        let (head, rest) = line.strip_prefix("  node ")?.split_once(" ls ")?;
+        let (_, rest) = rest.split_once(" tr ")?;
+        let processes = rest.split_once(' ').map_or("", |(_, processes)| processes);
+        Some([head.to_owned(), processes.to_owned()])
+    };
+    if let (Some(our), Some(their)) = (node(ours), node(theirs)) {
+        return (our == their).then_some("counts of references");
+    }
+    if theirs == "  pages: 0:0:0" && pages(ours).is_some() {
+        return Some("pages after munmap");
+    }
+    // What a reply is for, which the C driver knows before it is read.
+    let parts = |line: &str| {
+        let (head, rest) = line.split_once(" to ")?;
+        let (to, tail) = rest.split_once(" code ")?;
+        let process = to.split_once(':')?.0;
+        tail.contains(" r1 ")
+            .then(|| [head, process, tail].map(str::to_owned))
+    };
+    (parts(ours).is_some() && parts(ours) == parts(theirs)).then_some("thread of a reply")
+}
+
 /// Why a line of a file differs, if there is a reason. `place` is the file, and the process that the line is about.
 pub fn explain_text(
     peer: &str,
@@ -565,6 +608,9 @@ pub fn explain_text(
         }
         (Some(our), Some(their)) if differ_in_order(our, their) => Some("order of references"),
         (Some(our), Some(their)) if is_error(our) && is_error(their) => Some("error not read yet"),
+        (ours, Some(their)) if peer == C && known_of_c(file, party, ours, their).is_some() => {
+            known_of_c(file, party, ours, their)
+        }
         (Some(our), Some(their)) => {
             let moved = party.is_some_and(|party| done.moved[party]);
             if let (Some(our), Some(their)) = (pages(our), pages(their)) {
@@ -599,6 +645,40 @@ fn other_words(ours: &str, theirs: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_c_that_are_known() {
+        let known = known_of_c;
+        let node = "  node n0: u0 c0 hs 1 hw 1 ls 1 lw 0 is 0 iw 0 tr 0";
+        let other = "  node n0: u0 c0 hs 1 hw 1 ls 1 lw 1 is 0 iw 0 tr 1";
+        assert_eq!(
+            known("state", Some(0), Some(node), other),
+            Some("counts of references")
+        );
+        let other = "  node n0: u0 c0 hs 0 hw 1 ls 1 lw 1 is 0 iw 0 tr 1";
+        assert_eq!(known("state", Some(0), Some(node), other), None);
+        assert_eq!(
+            known("state", None, None, "dead nodes:"),
+            Some("dead nodes")
+        );
+        assert_eq!(known("state", Some(0), None, other), None);
+        let pages = "  pages: 1:0:7";
+        assert_eq!(
+            known("stats", Some(0), Some(pages), "  pages: 0:0:0"),
+            Some("pages after munmap")
+        );
+        assert_eq!(known("stats", Some(0), Some(pages), "  pages: 2:0:6"), None);
+        let reply = |to: &str, reply: u32| {
+            format!("    pending transaction t1: address from P0:P0 to {to} code 5 flags 10 pri 0 a0 r{reply} size 8:0")
+        };
+        let reason = |one: String, other: String| known("state", Some(0), Some(&one), &other);
+        assert_eq!(
+            reason(reply("P1:0", 1), reply("P1:P1", 1)),
+            Some("thread of a reply")
+        );
+        assert_eq!(reason(reply("P1:0", 0), reply("P1:P1", 0)), None);
+        assert_eq!(reason(reply("P2:0", 1), reply("P1:P1", 1)), None);
+    }
 
     fn send(handle: u32) -> Op {
         Op {
