@@ -53,8 +53,7 @@ fn lines(file: &str, dev: &Device, pid: u32) -> Outcome<Option<Vec<String>>> {
     Ok(None)
 }
 
-/// The same of the only process of ours that has the device open with an area of `len` bytes, and of
-/// another one without an area.
+/// The same of each time that the calling process has the device open.
 fn ours(file: &str, bench: &Bench) -> Outcome<Vec<Vec<String>>> {
     let text = read(file)?;
     let mut all = Vec::new();
